@@ -1,0 +1,1 @@
+"""The structures we know, and what is measured of them."""

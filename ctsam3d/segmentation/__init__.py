@@ -1,0 +1,1 @@
+"""From clicks to whole structures in a whole volume."""

@@ -1,0 +1,1 @@
+"""Train and evaluate the networks; needs neither Ray nor a bucket."""

@@ -1,0 +1,1 @@
+"""Cohorts of studies: object stores, manifests, Ray, records, tables and the command line around `ctsam3d`."""
