@@ -19,7 +19,7 @@ def draw(clicks_xyz: Tensor, labels: Tensor, side: int) -> Tensor:
     Where the boxes of two clicks of a kind overlap, the later click's box replaces the earlier one's.
 
     Args:
-        clicks_xyz: (B, N, 3) voxels of the cube, x first; those outside are moved to the nearest voxel inside.
+        clicks_xyz: (B, N, 3) voxels of the cube, x first; those outside move to the nearest voxel inside.
         labels: (B, N) 1 positive, 0 negative, -1 no click.
         side: voxels a side of the maps.
 
@@ -57,7 +57,8 @@ def _cut(gaussian: Tensor) -> Tensor:
 def _check(clicks_xyz: Tensor, labels: Tensor) -> None:
     if clicks_xyz.ndim != 3 or clicks_xyz.shape[2] != 3 or labels.shape != clicks_xyz.shape[:2]:
         raise ValueError(
-            f"expected clicks (B, N, 3) and labels (B, N), found {tuple(clicks_xyz.shape)}, {tuple(labels.shape)}"
+            "expected clicks (B, N, 3) and labels (B, N), "
+            f"found {tuple(clicks_xyz.shape)} and {tuple(labels.shape)}"
         )
     if not torch.isfinite(clicks_xyz).all():
         raise ValueError("a click has a coordinate that is not a finite number")

@@ -1,4 +1,4 @@
-"""A segmented cube and its neighbour (B, 2C+1, 64, 64, 64) -> a heat map of where to click in the neighbour."""
+"""A segmented cube and its neighbour -> a heat map of where to click in the neighbour."""
 
 import torch
 from monai.networks.nets import UNet
@@ -8,7 +8,10 @@ from ctsam3d.network.config import NetworkConfig
 
 
 def build(config: NetworkConfig) -> UNet:
-    """The U-Net of arXiv 2403.15063's cross-patch prompting; MONAI's names are the published weights' names."""
+    """The U-Net of arXiv 2403.15063's cross-patch prompting, in MONAI's names as in the published weights.
+
+    It takes (B, 2C+1, 64, 64, 64), as `stack` orders them, and gives (B, 1, 64, 64, 64).
+    """
     return UNet(
         spatial_dims=3,
         in_channels=2 * config.channels + 1,
@@ -21,5 +24,5 @@ def build(config: NetworkConfig) -> UNet:
 
 
 def stack(cube: Tensor, mask: Tensor, neighbour: Tensor) -> Tensor:
-    """Order the U-Net's input: cube (B, C, s, s, s), its mask (B, 1, s, s, s) above 0.5, neighbour like cube."""
+    """Order the U-Net's input: cube (B, C, s, s, s), its mask (B, 1, s, s, s) > 0.5, neighbour like cube."""
     return torch.cat([cube, (mask > 0.5).to(cube.dtype), neighbour], 1)
