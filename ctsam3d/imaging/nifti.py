@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry]:
         proxy = cast(nib.arrayproxy.ArrayProxy, image.dataobj)
         is_scaled = (proxy.slope, proxy.inter) != (1, 0)
         # float32 holds every scaled HU to far below its noise, in half the memory of nibabel's float64.
-        values = proxy.get_scaled(np.float32) if is_scaled else np.asanyarray(proxy)
+        values = np.asanyarray(proxy, dtype=np.float32) if is_scaled else np.asanyarray(proxy)
         values = values.reshape(shape[:3]).T
         affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
     except (ImageFileError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
