@@ -1,7 +1,7 @@
 """Discover what a source holds: a Store in, a Manifest out, one row per series, kept or not.
 
-1. Every object is listed, page by page, and its beginning read by threads a bounded way ahead; more of it only
-   where the header is longer. What neither has the DICOM magic nor is called .dcm is counted and passed over.
+1. Every object is listed, page by page, and its beginning read by threads a bounded way ahead; more of
+   it where the header is longer. What neither has the DICOM magic nor is called .dcm is counted, no more.
 2. Headers are folded one by one into a tally per (study, series); where an anonymiser blanked the UIDs, the
    folder stands for them. Objects that claim to be DICOM and cannot be read are gathered in one row for each
    folder and reason, so that nothing disappears.
@@ -124,6 +124,9 @@ def _header(source: Store, entry: ObjectInfo, beginning: bytes) -> tuple[Header,
             raise Rejected(Reason.TOO_LARGE, f"a header longer than {len(data)} bytes")
         data += source.get_range(entry.key, len(data), min(entry.size, length) - len(data))
     assert header is not None
+    uids = (header.study_instance_uid, header.series_instance_uid)
+    if not all(uid is None or identity.is_uid(uid) for uid in uids):
+        raise Rejected(Reason.MALFORMED, "a UID that is not digits in groups joined by dots")
     if (
         header.series_instance_uid is None
         and header.rows is None
