@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from ctsam3d.outcome import Status
 from pipelines.cohort.discover import Discovery, EmptySource, discover
 from pipelines.manifest import Manifest, ManifestDamaged, SeriesRef
 from pipelines.store import Store, open_store
+from tests.builders import CANARIES, SYNTAXES, ct_series
 from tests.pipelines.dicom_objects import ct_object, uid
 from tests.s3_server import S3Server
 
@@ -184,6 +186,26 @@ def test_damaged_manifests_are_named_so(source: Store) -> None:
     for bad in (b"", data[:-10], data[: len(data) // 2], b"PAR1"):
         with pytest.raises(ManifestDamaged):
             Manifest.decode(bad)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [*({"syntax": syntax} for syntax in SYNTAXES), {"multi_frame": True}, {"localizer": True, "shuffle": 3}],
+    ids=str,
+)
+def test_a_series_in_any_encoding_is_found_and_says_nothing_of_the_patient(
+    source: Store, knobs: dict[str, Any]
+) -> None:
+    objects = ct_series(**knobs)
+    for name, data in objects:
+        source.put(f"series/{name}", data)
+    found = discover(source)
+    (ref,) = found.manifest
+    assert (ref.status, ref.image_count, len(ref.objects)) == (Status.OK, 12, len(objects))
+    assert (ref.rows, ref.columns, ref.modality) == (40, 48, "CT")
+    shown = found.manifest.encode() + repr(ref).encode()
+    assert all(text.encode() not in shown for text in CANARIES.values())
+    assert all(any(text.encode() in data for _, data in objects) for text in CANARIES.values())
 
 
 @pytest.mark.s3

@@ -11,6 +11,7 @@ import pytest
 
 from ctsam3d.imaging.nifti import read_labels
 from pipelines.export import ExportError, export_nifti
+from pipelines.shards import MASK_FILES, SERIES_FILES, Layout
 from pipelines.store import Store, open_store
 from pipelines.tables import publish
 from tests.pipelines.dicom_objects import uid
@@ -54,6 +55,15 @@ def test_what_is_not_there_is_an_error_of_one_line(output: Store, tmp_path: Path
         list(export_nifti(output, tmp_path / "nifti", wrong))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "nifti").exists()
+
+
+@pytest.mark.parametrize("layout", [MASK_FILES, SERIES_FILES])
+def test_damaged_tables_are_an_error_of_one_line(output: Store, tmp_path: Path, layout: Layout) -> None:
+    path = layout.path(min(layout.shards(output)))
+    output.put(path, output.get(path)[:-9])
+    with pytest.raises(ExportError, match=path) as error:
+        list(export_nifti(output, tmp_path / "nifti"))
+    assert "\n" not in str(error.value)
 
 
 def test_series_without_or_with_the_same_uid_get_folders_of_their_own(tmp_path: Path) -> None:
