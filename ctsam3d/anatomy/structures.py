@@ -132,7 +132,9 @@ def _catalogue() -> dict[str, Structure]:
     found.append(Structure("atrial_appendage_left", "33626005", Laterality.LEFT, Group.ORGAN))
     for side in Laterality:
         found += [
-            Structure(f"{n}_{side}", code, side, group) for group, names in _PAIRED.items() for n, code in names.items()
+            Structure(f"{n}_{side}", code, side, group)
+            for group, names in _PAIRED.items()
+            for n, code in names.items()
         ]
         found += [Structure(f"rib_{side}_{i}", code, side, Group.BONE) for i, code in enumerate(_RIBS, 1)]
     found += [Structure(f"vertebrae_{level}", code, None, Group.BONE) for level, code in _VERTEBRAE.items()]
