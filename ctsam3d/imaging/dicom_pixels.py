@@ -29,8 +29,9 @@ from pydicom.uid import (
 )
 
 from ctsam3d.imaging.dicom_header import Frame, Header
-from ctsam3d.imaging.dicom_parse import encapsulated_end, quiet
+from ctsam3d.imaging.dicom_parse import encapsulated_end
 from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU, reaching_edge
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.outcome import Reason, Rejected
 
