@@ -153,7 +153,13 @@ def test_rescale_slope_that_is_no_number(value: bytes) -> None:
     assert reason_of([(name, patch(data)) for name, data in ct_series()]) is Reason.RESCALE_INVALID
 
 
-@pytest.mark.parametrize("uid", ["../../../tmp/pwn", "1.2.3\0.4", "1" * 65, "ünïcode", "1.2/3"])
+BAD_UIDS = ["../../../tmp/pwn", "1.2.3\0.4", "1" * 65, "ünïcode", "1.2/3"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The value length:UserWarning"
+)  # of the builder, which writes the long one
+@pytest.mark.parametrize("uid", BAD_UIDS, ids=["path", "null", "long", "letters", "slash"])
 def test_uids_of_anything_but_digits_and_dots(uid: str) -> None:
     patch = raw(0x0020000E, "UI", uid.encode("latin-1"))
     long = "1." + "2" * 66
@@ -314,3 +320,24 @@ def test_enhanced_object_without_places_of_its_frames() -> None:
 )
 def test_values_that_are_no_hounsfield_units(hu: np.ndarray) -> None:
     assert reason_of(ct_series(image_hu=hu)) is Reason.HU_IMPLAUSIBLE
+
+
+@pytest.mark.parametrize("multi_frame", [False, True])
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "rle", "jpeg_ls", "jpeg_2000", "jpeg_lossless"])
+def test_random_damage_ends_in_a_volume_or_a_reason(syntax: str, multi_frame: bool) -> None:
+    rng = np.random.default_rng(len(syntax) + multi_frame)
+    good = ct_series(n=8, syntax=syntax, multi_frame=multi_frame, padding_value=0)
+    refused = 0
+    for _ in range(60):
+        objects = list(good)
+        at = int(rng.integers(len(objects)))
+        name, data = objects[at]
+        damaged = bytearray(data)
+        for place in rng.integers(128, len(data), size=4):
+            damaged[place] = rng.integers(256)
+        objects[at] = (name, bytes(damaged))
+        try:
+            read_series(objects)
+        except Rejected:
+            refused += 1
+    assert refused > 5
