@@ -156,9 +156,7 @@ def test_rescale_slope_that_is_no_number(value: bytes) -> None:
 BAD_UIDS = ["../../../tmp/pwn", "1.2.3\0.4", "1" * 65, "ünïcode", "1.2/3"]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The value length:UserWarning"
-)  # of the builder, which writes the long one
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")  # the builder writes it
 @pytest.mark.parametrize("uid", BAD_UIDS, ids=["path", "null", "long", "letters", "slash"])
 def test_uids_of_anything_but_digits_and_dots(uid: str) -> None:
     patch = raw(0x0020000E, "UI", uid.encode("latin-1"))
