@@ -11,15 +11,15 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.patches import Patch
 
 Box = tuple[slice, slice, slice]
-_COARSE_WEIGHT = 1e-3  # holds where no cube reaches, vanishes where one does
+_COARSE_WEIGHT = 1e-5  # holds where no cube reaches, vanishes where one does
 
 
 def centre_weight() -> NDArray[np.float32]:
     """How far a cube is to be believed, (64, 64, 64): most at its centre, little at its faces."""
     ramp = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (CUBE_VOXELS / 2)
-    ramp = np.clip(ramp, 0.02, 0.5).astype(np.float32)
+    ramp = np.clip(ramp, 0.05, 0.5).astype(np.float32)
     weight: NDArray[np.float32] = ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
-    return weight / weight.max()
+    return weight / np.float32(weight.max())
 
 
 class Merger:
@@ -30,9 +30,9 @@ class Merger:
     ):
         self.box = _spanned(coarse, patches, shape, factor)
         size = tuple(s.stop - s.start for s in self.box)
-        self.weights = np.full(size, _COARSE_WEIGHT, dtype=np.float32)
+        self.weights: NDArray[np.float32] = np.full(size, _COARSE_WEIGHT, dtype=np.float32)
         self.coarse = _upsampled(coarse, self.box, factor)
-        self.sums: NDArray[np.float32] = self.coarse * np.float32(_COARSE_WEIGHT)
+        self.sums: NDArray[np.float32] = np.multiply(self.coarse, _COARSE_WEIGHT, dtype=np.float32)
         self.shape, self.left = shape, len(patches)
 
     def add(self, patch: Patch, probability: NDArray[np.float32], weight: NDArray[np.float32]) -> bool:
