@@ -92,7 +92,7 @@ def show_tables() -> None:
         pivot (
             select structure, right(series_instance_uid, 8) as series,
                    coalesce(round(volume_ml, 1)::varchar, '-') || if(status = 'ok', '', ' ' || status) as volume
-            from structures where series_instance_uid in (from series where status != 'rejected' select series_instance_uid)
+            from structures where status != 'rejected'
         ) on series using first(volume) order by structure
         """
     ).show(max_rows=60, max_width=120)
@@ -121,7 +121,10 @@ def draw_pictures() -> list[Path]:
         for label, row in enumerate(rows, 1):
             mask = decode_mask(row)
             labels[mask] = label
-            legend[row["structure"]] = (label, f"{mask.sum() * series.volume.geometry.voxel_volume_ml:.0f} ml")
+            legend[row["structure"]] = (
+                label,
+                f"{mask.sum() * series.volume.geometry.voxel_volume_ml:.0f} ml",
+            )
         pictures.append(OUTPUT / f"{folder.name}.png")
         draw_overlay(series.volume, labels, legend, pictures[-1])
     return pictures

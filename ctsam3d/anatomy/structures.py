@@ -133,7 +133,9 @@ def _side(name: str) -> Laterality | None:
 
 
 def _catalogue() -> dict[str, Structure]:
-    found = [Structure(n, code, _side(n), group) for group, names in _SINGLE.items() for n, code in names.items()]
+    found = [
+        Structure(n, code, _side(n), group) for group, names in _SINGLE.items() for n, code in names.items()
+    ]
     for side in Laterality:
         found += [
             Structure(f"{n}_{side}", code, side, group)

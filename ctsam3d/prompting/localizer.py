@@ -20,9 +20,8 @@ COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull"}
-_PIECE_FRACTION = 0.25  # of the largest piece, that another piece needs to be kept
 _SMALLEST_ML = 1.0
-_SMALLEST_OF_PIECES_ML = 2.0
+_SMALLEST_PIECE_ML = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,21 +100,27 @@ class Localizer:
         found = {}
         for name in structures:
             index = LOCALIZED.index(name) + 1
-            mask = _kept_pieces(labels == index, in_pieces=name in _IN_PIECES)
+            p = probabilities[index].astype(np.float32)
+            mask = _kept_pieces(labels == index, p, in_pieces=name in _IN_PIECES)
             if mask.any():
-                p = probabilities[index].astype(np.float32)
                 # what was cut from the mask as noise must not come back as a prompt
                 p[(labels == index) & ~mask] = 0
                 found[name] = CoarseStructure(mask, p, float(p[mask].mean()))
         return found
 
 
-def _kept_pieces(mask: NDArray[np.bool_], *, in_pieces: bool) -> NDArray[np.bool_]:
-    """A mask without its crumbs; empty if crumbs are all there is."""
+def _kept_pieces(
+    mask: NDArray[np.bool_], probability: NDArray[np.float32], *, in_pieces: bool
+) -> NDArray[np.bool_]:
+    """All pieces of some size, or the one with the most probability in it; empty if crumbs are all there is."""
     if not mask.any():
         return mask
     pieces = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
-    sizes = np.bincount(pieces.ravel())[1:] * SPACING_MM**3 / 1000
-    least = _SMALLEST_OF_PIECES_ML if in_pieces else max(_SMALLEST_ML, _PIECE_FRACTION * sizes.max())
-    kept: NDArray[np.bool_] = np.isin(pieces, 1 + np.flatnonzero(sizes >= least))
-    return kept
+    sizes_ml = np.bincount(pieces.ravel())[1:] * SPACING_MM**3 / 1000
+    if in_pieces:
+        kept = sizes_ml >= _SMALLEST_PIECE_ML
+    else:
+        sums = np.bincount(pieces.ravel(), weights=probability.ravel())[1:]
+        kept = (np.arange(len(sums)) == sums.argmax()) & (sizes_ml >= _SMALLEST_ML)
+    of_mask: NDArray[np.bool_] = np.concatenate([[False], kept])[pieces]
+    return of_mask

@@ -19,7 +19,9 @@ def test_a_code_means_one_structure() -> None:
     for structure in CATALOGUE.values():
         if structure.snomed_code:
             assert structure.snomed_code.isdigit() and len(structure.snomed_code) >= 6
-            seen.setdefault(structure.snomed_code, set()).add(structure.name.replace("_left", "").replace("_right", ""))
+            seen.setdefault(structure.snomed_code, set()).add(
+                structure.name.replace("_left", "").replace("_right", "")
+            )
     shared = {
         code: names for code, names in seen.items() if len({n.replace("rib__", "rib_") for n in names}) > 1
     }

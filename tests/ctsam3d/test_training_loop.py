@@ -20,7 +20,9 @@ def _draw(key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
     return {"x": x, "y": x.sum()[None]}
 
 
-def _loss(model: nn.Module, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+def _loss(
+    model: nn.Module, batch: dict[str, torch.Tensor], step: int
+) -> tuple[torch.Tensor, dict[str, float]]:
     return (model(batch["x"]) - batch["y"]).square().mean(), {}
 
 
@@ -55,7 +57,9 @@ def test_training_learns(tmp_path: Path) -> None:
 
 
 def test_a_step_with_an_infinite_gradient_changes_nothing(tmp_path: Path) -> None:
-    def broken(model: nn.Module, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def broken(
+        model: nn.Module, batch: dict[str, torch.Tensor], step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         loss, figures = _loss(model, batch, step)
         return loss * (float("inf") if step == 3 else 1.0), figures
 

@@ -31,7 +31,9 @@ def _logits(top: int, bottom: int) -> torch.Tensor:
 
 def test_an_unknown_structure_may_be_predicted_where_nothing_is_labelled() -> None:
     only_liver = _case({"liver"})
-    assert _loss(_logits(LIVER, 0), only_liver) == pytest.approx(_loss(_logits(LIVER, SPLEEN), only_liver), abs=1e-3)
+    assert _loss(_logits(LIVER, 0), only_liver) == pytest.approx(
+        _loss(_logits(LIVER, SPLEEN), only_liver), abs=1e-3
+    )
     both = _case({"liver", "spleen"})
     assert _loss(_logits(LIVER, SPLEEN), both) > _loss(_logits(LIVER, 0), both) + 1
 
@@ -51,7 +53,9 @@ def test_a_vertebra_alone_is_not_the_spine_but_a_whole_labelling_is() -> None:
     assert "vertebrae" not in known_classes({"annotated": ["aorta", "vertebrae_T12"]})
     assert "vertebrae" in known_classes({"annotated": [f"vertebrae_L{i}" for i in range(1, 6)]})
     assert {"lung_left", "lung_right"} <= known_classes({"annotated": ["lung"]})
-    assert "small_bowel" not in known_classes({"annotated": ["small_bowel"]})  # without the duodenum it is a part
+    assert "small_bowel" not in known_classes(
+        {"annotated": ["small_bowel"]}
+    )  # without the duodenum it is a part
     assert "spleen" in known_classes({})  # a TotalSegmentator label map names all it sees
 
 
