@@ -1,1 +1,1 @@
-"""Cohorts of studies: object stores, manifests, Ray, records, tables and the command line around `ctsam3d`."""
+"""Cohorts of studies: stores, manifests, Ray, records, tables and the command line around `ctsam3d`."""

@@ -1,0 +1,77 @@
+"""Parquet with checksums: Arrow tables of a fixed schema in, the bytes of one file out, and back, verified.
+
+Reading trusts nothing: page checksums are verified, the columns must be those of the expected schema, and
+extension types, which may name code to load, are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_ROWS_PER_GROUP = 131_072
+_VERSION_KEY = b"ctsam3d.schema_version"
+
+
+class ParquetDamaged(Exception):
+    """Bytes that are not a whole Parquet file of the expected schema. The message is one line."""
+
+
+def write(
+    tables: Iterable[pa.Table], schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None
+) -> bytes:
+    """The bytes of one file; each table starts a row group of its own."""
+    full = schema.with_metadata({**(schema.metadata or {}), **(metadata or {})})
+    blobs = {f.name for f in schema if pa.types.is_large_binary(f.type)}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        full,
+        compression="zstd",
+        use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
+        write_statistics=[f.name for f in schema if f.name not in blobs],
+        write_page_checksum=True,
+    ) as writer:
+        for table in tables:
+            if table.num_rows:
+                writer.write_table(table.cast(schema).replace_schema_metadata(full.metadata), _ROWS_PER_GROUP)
+    return bytes(sink.getvalue())
+
+
+def read(
+    data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, Mapping[bytes, bytes]]:
+    """The rows (the given columns, or all) and the file's metadata.
+
+    Raises:
+        ParquetDamaged: not Parquet, another schema or schema version, or a page whose checksum is wrong.
+    """
+    try:
+        file = open_verified(data, schema)
+        table = file.read(columns=list(columns) if columns is not None else None)
+    except Exception as fault:  # damaged bytes raise whatever they happen to hit
+        raise ParquetDamaged(_explain(fault)) from None
+    return table.replace_schema_metadata(schema.metadata), file.schema_arrow.metadata
+
+
+def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
+    """The file behind the bytes, its schema checked; pages are verified as they are read."""
+    try:
+        file = pq.ParquetFile(
+            pa.BufferReader(data), page_checksum_verification=True, arrow_extensions_enabled=False
+        )
+        found = file.schema_arrow
+    except Exception as fault:  # damaged bytes raise whatever they happen to hit
+        raise ParquetDamaged(_explain(fault)) from None
+    version = (found.metadata or {}).get(_VERSION_KEY)
+    if version != schema.metadata[_VERSION_KEY] or not found.equals(schema):
+        raise ParquetDamaged("the file's schema or schema version is not the expected one")
+    return file
+
+
+def _explain(fault: Exception) -> str:
+    if "checksum" in str(fault).lower() or "crc" in str(fault).lower():
+        return "a page's checksum is wrong"
+    return f"not a whole Parquet file ({type(fault).__name__})"
