@@ -1,11 +1,10 @@
-"""What a run is asked to do: a TOML file and the command line in, frozen settings and their hash out."""
+"""What a run is asked to do: a TOML file and the command line in, frozen settings and what of them can change a result out."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,9 +55,8 @@ class Resources:
         cpus_per_commit: share of a CPU a measuring and writing task takes.
         torch_threads: of each replica; None divides a node's cores among its replicas.
         fetch_threads: objects of one series fetched at a time.
-        max_restarts: how often Ray may start a replica that died again.
-        max_task_retries: how often a series that was on a dead replica is tried again.
-        no_progress_timeout_s: how long the whole graph may stand still.
+        max_task_retries: how often a series whose worker died is tried again.
+        series_timeout_s: how long one series may hold a worker; one that overruns counts as a worker's death.
     """
 
     __pydantic_config__ = _STRICT
@@ -70,9 +68,8 @@ class Resources:
     cpus_per_commit: Annotated[float, Field(gt=0, lt=1)] = 0.25
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     fetch_threads: Annotated[int, Field(ge=1, le=256)] = 16
-    max_restarts: Annotated[int, Field(ge=0)] = 16
     max_task_retries: Annotated[int, Field(ge=0)] = 2
-    no_progress_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    series_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +115,13 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         raise ConfigError("\n".join(_line(details) for details in error.errors())) from None
 
 
-def config_hash(config: RunConfig, segmentation: dict[str, Any] | None = None) -> str:
-    """SHA-256 of what can change a result: structures, limits and the segmenter's own settings.
+def meaning(config: RunConfig, structures: tuple[str, ...], segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change a result, as plain JSON values: the resolved structures, limits, the segmenter's own settings.
 
-    Weights are named by their own hash beside this one, and resources change no result. `structures` must
-    be the resolved names: "all" means something else in the next version.
+    Weights are named by their own hash, and resources change no result. `structures` are resolved names: "all" means
+    something else in the next version.
     """
-    meaning = {
-        "structures": sorted(config.structures),
-        "limits": asdict(config.limits),
-        "segmentation": segmentation or {},
-    }
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return {"structures": sorted(structures), "limits": asdict(config.limits), "segmentation": dict(segmentation)}
 
 
 def _line(details: Any) -> str:

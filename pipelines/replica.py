@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.cohort.rows import Row, from_row, to_row
 from pipelines.cohort.segment import segment
+from pipelines.deadline import deadline
 from pipelines.segmenters import SegmenterSource
 
 
@@ -16,15 +17,18 @@ class Replica:
         source: where the segmenter comes from.
         structures: names asked of every series.
         torch_threads: of this process; set before the first tensor, for replicas that share a machine.
+        series_timeout_s: a series that takes longer costs the replica its life.
     """
 
-    def __init__(self, source: SegmenterSource, structures: Sequence[str], torch_threads: int) -> None:
+    def __init__(self, source: SegmenterSource, structures: Sequence[str], torch_threads: int, series_timeout_s: float) -> None:
         import torch
 
         torch.set_num_threads(torch_threads)
         self._structures = tuple(structures)
+        self._series_timeout_s = series_timeout_s
         self._segmenter = source.load()
 
     def __call__(self, row: Row) -> Row:
         """Segment one series; one that has already stopped passes through."""
-        return to_row(segment(from_row(row), self._segmenter, self._structures))
+        with deadline(self._series_timeout_s):
+            return to_row(segment(from_row(row), self._segmenter, self._structures))

@@ -22,21 +22,25 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from ctsam3d.imaging.dicom import Limits
-from pipelines.cohort.commit import Stamp, commit
+from ctsam3d.outcome import Status
+from pipelines.cohort.commit import Outcome, Stamp, commit
 from pipelines.cohort.load import load
 from pipelines.cohort.measure import measure
 from pipelines.cohort.rows import Row, from_row, to_row
 from pipelines.cohort.shape import Node, ReplicaShape, logical_cpus, replica_shape
 from pipelines.cohort.work import Work
 from pipelines.config import Resources
+from pipelines.deadline import deadline
 from pipelines.manifest import SeriesRef
 from pipelines.replica import Replica
 from pipelines.segmenters import SegmenterSource
 from pipelines.store import Store
 
+_STANDSTILL_S = 300.0
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
 
 
@@ -65,3 +69,132 @@ class Job:
     limits: Limits
     stamp: Stamp
     resources: Resources
+
+
+def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Iterator[Outcome]:
+    """Compute the series of a manifest on a running cluster; outcomes come as series end, in any order.
+
+    A series whose worker died with it every time ends without an outcome: the caller reconciles.
+
+    Args:
+        job: what to do.
+        manifest: address of a Parquet file whose rows are the pending series, each with a `record_key`.
+        series: how many rows it has.
+        filesystem: pyarrow filesystem of the address; None for a local path.
+
+    Raises:
+        GraphStopped: no progress for too long, or the cluster went away.
+        ConfigError: the cluster is too small.
+    """
+    shape = replica_shape(cluster_nodes(), job.resources, series)
+    _set_context(job.resources)
+    rows = ray.data.read_parquet(
+        manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, columns=[*SeriesRef.COLUMNS, "record_key"]
+    )
+    done = (
+        rows.repartition(target_num_rows_per_block=1)
+        .map(LoadTask(job), num_cpus=job.resources.cpus_per_load, **_task_bounds(job.resources))
+        .map(
+            Replica,
+            fn_constructor_args=(
+                job.segmenter,
+                job.structures,
+                shape.torch_threads,
+                job.resources.series_timeout_s,
+            ),
+            **_replica_options(shape, job.resources, series),
+        )
+        .map(CommitTask(job), num_cpus=job.resources.cpus_per_commit, **_task_bounds(job.resources))
+    )
+    try:
+        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                yield Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
+    except ExecutionTimeoutError as fault:
+        raise GraphStopped("no series ended for too long; the cluster may have lost its machines") from fault
+    except RayError as fault:
+        raise GraphStopped(f"the cluster stopped working ({type(fault).__name__})") from fault
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTask:
+    """A row of the manifest in, a row with a volume out."""
+
+    job: Job
+
+    def __call__(self, row: Row) -> Row:
+        work = Work(SeriesRef.from_row(row), row["record_key"])
+        with deadline(self.job.resources.series_timeout_s):
+            return to_row(load(work, self.job.source, self.job.limits, self.job.resources.fetch_threads))
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTask:
+    """A row with labels in, one record written, its outcome out."""
+
+    job: Job
+
+    def __call__(self, row: Row) -> Row:
+        with deadline(self.job.resources.series_timeout_s):
+            work = measure(from_row(row), self.job.structures)
+            outcome = commit(work, self.job.output, self.job.structures, self.job.stamp)
+        # An empty text, not None: a block of nulls alone would have a column of another type.
+        return {"series_key": outcome.series_key, "status": str(outcome.status), "reason": outcome.reason or ""}
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Join the Ray cluster at an address, or start one of this process's own, and leave it at the end.
+
+    Raises:
+        GraphStopped: no cluster there, or none could be started.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except (RayError, ConnectionError, RuntimeError, TimeoutError) as fault:
+        raise GraphStopped(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_nodes() -> list[Node]:
+    """The machines of the cluster that are alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
+
+
+def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> dict[str, Any]:
+    """Arguments of the replicas' `map`, bounded: Ray's own defaults restart a dying actor, and retry, for ever.
+
+    Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted per series
+    of the run. Ray takes these bounds only as extra arguments, a way it means to close: they stay in these two functions.
+    """
+    share = {"num_gpus": shape.gpus} if shape.gpus else {"num_cpus": shape.cpus}
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=shape.count, initial_size=shape.count),
+        **share,
+        "max_task_retries": resources.max_task_retries,
+        "max_restarts": (resources.max_task_retries + 1) * series,
+    }
+
+
+def _task_bounds(resources: Resources) -> dict[str, Any]:
+    """Arguments of a task's `map`: how often it is tried again when its worker dies."""
+    return {"max_retries": resources.max_task_retries}
+
+
+def _set_context(resources: Resources) -> None:
+    context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = -1  # a block is one series: it is found missing and recorded as lost
+    # Longer than the slowest way a series can end, so that only a graph that truly stands still is ended.
+    tries = resources.max_task_retries + 1
+    context.execution_no_progress_timeout_s = resources.series_timeout_s * tries + _STANDSTILL_S
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
