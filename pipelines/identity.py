@@ -1,11 +1,11 @@
-"""Names for series, records and runs: what made them in, a hash out that is safe in a path and the same everywhere."""
+"""Names for series, records and runs: what made them in, a hash that is safe in a path out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -34,11 +34,6 @@ def series_key(*identity: str) -> str:
 def input_digest(objects: Iterable[tuple[int, str | None]]) -> str:
     """The name of a series' content: sizes in bytes and ETags of its objects, in any order."""
     return _hash(["objects", *sorted([size, etag or ""] for size, etag in objects)])
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """The name of a configuration of plain JSON values, in any order of its keys."""
-    return _hash(["config", dict(config)])
 
 
 def record_key(series: str, digest: str, config: str, weights_sha256: str) -> str:
