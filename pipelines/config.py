@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from pipelines.faults import UsageError
+
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -28,7 +30,7 @@ _EXPECTED = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """Settings that cannot be used. Every line of the message names a key, what was found and what is expected."""
 
 
@@ -115,13 +117,19 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         raise ConfigError("\n".join(_line(details) for details in error.errors())) from None
 
 
-def meaning(config: RunConfig, structures: tuple[str, ...], segmentation: Mapping[str, Any]) -> dict[str, Any]:
+def meaning(
+    config: RunConfig, structures: tuple[str, ...], segmentation: Mapping[str, Any]
+) -> dict[str, Any]:
     """What can change a result, as plain JSON values: the resolved structures, limits, the segmenter's own settings.
 
     Weights are named by their own hash, and resources change no result. `structures` are resolved names: "all" means
     something else in the next version.
     """
-    return {"structures": sorted(structures), "limits": asdict(config.limits), "segmentation": dict(segmentation)}
+    return {
+        "structures": sorted(structures),
+        "limits": asdict(config.limits),
+        "segmentation": dict(segmentation),
+    }
 
 
 def _line(details: Any) -> str:

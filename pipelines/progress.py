@@ -25,7 +25,9 @@ class Progress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._start_s = clock()
-        self._first_s: float | None = None  # when the first outcome came: starting a cluster is no part of the rate
+        self._first_s: float | None = (
+            None  # when the first outcome came: starting a cluster is no part of the rate
+        )
         self._shown_s = float("-inf")
         self._in_place = self._stream.isatty()
 
@@ -47,7 +49,12 @@ class Progress:
         done = sum(self._counts.values())
         refused = self._counts[Status.REJECTED]
         good = self._counts[Status.OK]
-        parts = [f"{done}/{self._total} series", f"ok {good}", f"rejected {refused}", f"failed {done - good - refused}"]
+        parts = [
+            f"{done}/{self._total} series",
+            f"ok {good}",
+            f"rejected {refused}",
+            f"failed {done - good - refused}",
+        ]
         now_s = self._clock()
         if done:
             # The first outcome pays for starting up; from the second on its arrival is where counting starts.

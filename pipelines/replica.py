@@ -20,7 +20,9 @@ class Replica:
         series_timeout_s: a series that takes longer costs the replica its life.
     """
 
-    def __init__(self, source: SegmenterSource, structures: Sequence[str], torch_threads: int, series_timeout_s: float) -> None:
+    def __init__(
+        self, source: SegmenterSource, structures: Sequence[str], torch_threads: int, series_timeout_s: float
+    ) -> None:
         import torch
 
         torch.set_num_threads(torch_threads)

@@ -77,16 +77,13 @@ def provenance(work: Work, stamp: Stamp) -> Provenance:
 
 
 def series_row(work: Work) -> SeriesRow:
-    """The series' own row: from the headers where they were read, else what the manifest knows."""
-    ref, facts, trace = work.ref, work.facts, work.trace
-    row = SeriesRow(
-        series_key=ref.series_key,
-        study_instance_uid=ref.study_instance_uid,
-        series_instance_uid=ref.series_instance_uid,
+    """The series' own row: from the pixels' headers where they were read, else what the manifest knows."""
+    facts, trace = work.facts, work.trace
+    row = replace(
+        work.ref.series_row(),
         status=work.status,
         reason=work.reason,
         detail=work.detail,
-        objects=len(ref.objects),
         seconds_per_stage=trace.seconds or None,
         peak_memory_bytes=trace.peak_memory_bytes or None,
         bytes_read=trace.bytes_read,

@@ -35,6 +35,7 @@ from pipelines.cohort.shape import Node, ReplicaShape, logical_cpus, replica_sha
 from pipelines.cohort.work import Work
 from pipelines.config import Resources
 from pipelines.deadline import deadline
+from pipelines.faults import Aborted
 from pipelines.manifest import SeriesRef
 from pipelines.replica import Replica
 from pipelines.segmenters import SegmenterSource
@@ -44,7 +45,7 @@ _STANDSTILL_S = 300.0
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
 
 
-class GraphStopped(Exception):
+class GraphStopped(Aborted):
     """The graph ended before its series did; what is committed stays. The message is one line."""
 
 
@@ -78,7 +79,7 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
 
     Args:
         job: what to do.
-        manifest: address of a Parquet file whose rows are the pending series, each with a `record_key`.
+        manifest: address of a Parquet file of the manifest's schema whose rows are the pending series.
         series: how many rows it has.
         filesystem: pyarrow filesystem of the address; None for a local path.
 
@@ -88,9 +89,7 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
     """
     shape = replica_shape(cluster_nodes(), job.resources, series)
     _set_context(job.resources)
-    rows = ray.data.read_parquet(
-        manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, columns=[*SeriesRef.COLUMNS, "record_key"]
-    )
+    rows = ray.data.read_parquet(manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE)
     done = (
         rows.repartition(target_num_rows_per_block=1)
         .map(LoadTask(job), num_cpus=job.resources.cpus_per_load, **_task_bounds(job.resources))
@@ -123,7 +122,8 @@ class LoadTask:
     job: Job
 
     def __call__(self, row: Row) -> Row:
-        work = Work(SeriesRef.from_row(row), row["record_key"])
+        ref, stamp = SeriesRef.from_columns(row), self.job.stamp
+        work = Work(ref, ref.record_key(stamp.config_hash, stamp.weights_sha256))
         with deadline(self.job.resources.series_timeout_s):
             return to_row(load(work, self.job.source, self.job.limits, self.job.resources.fetch_threads))
 
@@ -139,7 +139,11 @@ class CommitTask:
             work = measure(from_row(row), self.job.structures)
             outcome = commit(work, self.job.output, self.job.structures, self.job.stamp)
         # An empty text, not None: a block of nulls alone would have a column of another type.
-        return {"series_key": outcome.series_key, "status": str(outcome.status), "reason": outcome.reason or ""}
+        return {
+            "series_key": outcome.series_key,
+            "status": str(outcome.status),
+            "reason": outcome.reason or "",
+        }
 
 
 @contextmanager

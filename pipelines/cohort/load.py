@@ -26,7 +26,8 @@ def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> 
         largest_bytes = max((entry.size for entry in objects), default=0)
         if largest_bytes > limits.max_object_bytes:
             raise Rejected(
-                Reason.TOO_LARGE, f"an object of {largest_bytes} bytes, expected at most {limits.max_object_bytes}"
+                Reason.TOO_LARGE,
+                f"an object of {largest_bytes} bytes, expected at most {limits.max_object_bytes}",
             )
         tally = _Tally()
         series = read_series(tally.counted(fetch(source, objects, fetch_threads)), limits)
@@ -54,7 +55,9 @@ def fetch(source: Store, objects: Sequence[ObjectInfo], threads: int) -> Iterato
                 entry, arriving = ahead.popleft()
                 data = arriving.result()
                 if len(data) != entry.size:
-                    raise Changed(f"{source.address(entry.key)}: expected {entry.size} bytes, found {len(data)}")
+                    raise Changed(
+                        f"{source.address(entry.key)}: expected {entry.size} bytes, found {len(data)}"
+                    )
                 yield entry.key, data
         finally:
             for _, arriving in ahead:

@@ -34,7 +34,8 @@ def structure_rows(
     wanted = {name: segmentation.label_ids[name] for name in structures if name in segmentation.label_ids}
     measured = measure_labels(volume, segmentation.labels, wanted)
     return tuple(
-        _row(name, segmentation.findings[name], measured.get(name), volume, segmentation) for name in structures
+        _row(name, segmentation.findings[name], measured.get(name), volume, segmentation)
+        for name in structures
     )
 
 

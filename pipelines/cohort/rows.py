@@ -79,7 +79,9 @@ def from_row(row: Row) -> Work:
         geometry = Geometry(header.shape_zyx, np.array(header.affine).reshape(4, 4))
         hu: NDArray[Any] = np.asarray(row["hu"])
         volume = Volume(
-            hu.view(np.float32) if header.is_float else hu, geometry, _padding(row["padding"], header.shape_zyx)
+            hu.view(np.float32) if header.is_float else hu,
+            geometry,
+            _padding(row["padding"], header.shape_zyx),
         )
         if header.label_ids is not None and header.findings is not None:
             segmentation = StudySegmentation(np.asarray(row["labels"]), header.label_ids, header.findings, {})

@@ -71,5 +71,7 @@ def replica_shape(nodes: Sequence[Node], resources: Resources, series: int) -> R
     threads = max(1, int(wanted))
     count = min(resources.replicas or int(free // threads), int(free // threads), series)
     if count < 1:
-        raise ConfigError(f"resources.torch_threads: found {threads}, expected at most {int(min(free, largest))}")
+        raise ConfigError(
+            f"resources.torch_threads: found {threads}, expected at most {int(min(free, largest))}"
+        )
     return ReplicaShape(count, float(threads), 0.0, threads)
