@@ -1,4 +1,4 @@
-"""What a source holds, one row per series: SeriesRefs in, a Manifest (an Arrow table, a Parquet file) out, and back."""
+"""What a source holds, one row per series: SeriesRefs in, a Manifest as Arrow and Parquet out, and back."""
 
 from __future__ import annotations
 
@@ -128,10 +128,11 @@ class Manifest:
 
     @property
     def manifest_id(self) -> str:
-        """The name of the manifest: the same for the same series with the same content and verdicts."""
+        """The name of the manifest: the same for the same series, objects and verdicts."""
         digest = hashlib.sha256()
         for ref in self:
-            line = [ref.series_key, ref.input_digest, ref.status, ref.reason]
+            objects = [(entry.key, entry.size, entry.etag) for entry in ref.objects]
+            line = [ref.series_key, ref.status, ref.reason, objects]
             digest.update(json.dumps(line).encode() + b"\n")
         return digest.hexdigest()[:32]
 

@@ -126,13 +126,13 @@ def decode_mask(row: MaskRow | Mapping[str, Any]) -> NDArray[np.bool_]:
     """
     checked = MaskRow.from_columns(row.to_columns() if isinstance(row, MaskRow) else row)
     mask = np.zeros(checked.shape_zyx, dtype=np.bool_)
-    mask[_slices(checked.bbox)] = _unpack(checked)
+    mask[_slices(checked.bbox)] = decode_inside(checked)
     return mask
 
 
 def count_voxels(row: MaskRow) -> int:
     """Voxels set, counted in the bits and not taken from the row's own word."""
-    return int(np.count_nonzero(_unpack(row, verify=False)))
+    return int(np.count_nonzero(decode_inside(row, verify=False)))
 
 
 def _encode(inner: NDArray[np.bool_], box: Box, geometry: Geometry) -> MaskRow:
@@ -141,7 +141,7 @@ def _encode(inner: NDArray[np.bool_], box: Box, geometry: Geometry) -> MaskRow:
     return MaskRow(box, geometry.shape_zyx, affine, ENCODING, np.packbits(inner).tobytes(), voxels)
 
 
-def _unpack(row: MaskRow, *, verify: bool = True) -> NDArray[np.bool_]:
+def decode_inside(row: MaskRow, *, verify: bool = True) -> NDArray[np.bool_]:
     z0, y0, x0, z1, y1, x1 = row.bbox
     size = (z1 - z0, y1 - y0, x1 - x0)
     bits = np.unpackbits(np.frombuffer(row.bits, dtype=np.uint8), count=size[0] * size[1] * size[2])

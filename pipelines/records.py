@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -113,7 +112,12 @@ class RecordTables:
     @property
     def record_key(self) -> str:
         """The name the record says it has."""
-        return str(self.series["record_key"][0].as_py())
+        return str(self.series["record_key"][0])
+
+    @property
+    def series_key(self) -> str:
+        """The series the record says it is of."""
+        return str(self.series["series_key"][0])
 
 
 def encode_record(record: Record) -> bytes:
@@ -175,13 +179,6 @@ def decode_record(data: bytes) -> Record:
     for row in tables.structures.to_pylist():
         rows.append(_build(StructureRow, row | {"mask": masks.get(row["structure"])}))
     return Record(_build(SeriesRow, series), tuple(rows), _build(Provenance, series))
-
-
-def lost_tables(
-    series: SeriesRow, structures: Sequence[StructureRow], provenance: Provenance
-) -> RecordTables:
-    """Rows for a series that has no record to read."""
-    return read_record(encode_record(Record(series, tuple(structures), provenance)))
 
 
 def _structure_columns(row: StructureRow) -> dict[str, Any]:

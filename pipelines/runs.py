@@ -1,4 +1,4 @@
-"""A run, which is a manifest, a configuration and weights: saved beside its records, it knows their names beforehand."""
+"""A run: a manifest, a configuration and weights in, the names of all its records out, before any exists."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Run:
 
 
 def save_run(output: Store, run: Run) -> None:
-    """Keep the run under its name; the description comes last and makes it a run. Saving it again changes nothing."""
+    """Keep the run under its name; its description, written last, makes it one. Repeating changes nothing."""
     manifest_key, description_key = _keys(run.run_id)
     description = {name: getattr(run, name) for name in _TEXTS}
     description |= {"version": _DESCRIPTION_VERSION, "run_id": run.run_id}

@@ -1,0 +1,80 @@
+"""Export masks: published tables in, <series uid>/labels.nii.gz and labels.json on the source grid out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from ctsam3d.imaging.nifti import write_labels
+
+from pipelines.identity import is_uid
+from pipelines.masks import MaskDamaged, MaskRow, decode_inside
+from pipelines.shards import MASK_FILES, SERIES_FILES, SeriesIndex, read_shard
+from pipelines.store import Store
+
+_MAX_LABELS = 255
+
+
+class ExportError(Exception):
+    """An export that cannot be done. The message is one line for people."""
+
+
+def export_nifti(output: Store, destination: Path, series_uid: str | None = None) -> Iterator[Path]:
+    """Write the masks of one series, or of all that have any; yield each folder once it is complete.
+
+    A voxel in two masks takes the later label; labels count from 1 in the order of the structures' names.
+
+    Args:
+        output: a store with published tables.
+        destination: a local folder, made where missing.
+        series_uid: a SeriesInstanceUID; None for all.
+
+    Raises:
+        ExportError: no such series, or one without masks.
+        MaskDamaged: a mask that does not decode.
+    """
+    if series_uid is not None and not is_uid(series_uid):
+        raise ExportError("--series expects a DICOM UID: digits and dots, at most 64 characters")
+    written: set[str] = set()
+    for shard in sorted(SERIES_FILES.shards(output)):
+        rows = read_shard(output, SERIES_FILES, shard, ["series_key", "series_instance_uid"]).to_pylist()
+        wanted = {row["series_key"]: row["series_instance_uid"] for row in rows}
+        if series_uid is not None:
+            wanted = {key: uid for key, uid in wanted.items() if uid == series_uid}
+        for key in sorted(wanted):
+            masks = SeriesIndex(read_shard(output, MASK_FILES, MASK_FILES.shard(key))).rows(key)
+            if masks.num_rows:
+                uid = wanted[key]
+                if uid is None or not is_uid(uid):
+                    raise ExportError("a series has masks but no valid UID to name its folder")
+                # The same series UID under a second study would land in the same folder.
+                folder = destination / (f"{uid}_{key[:8]}" if uid in written else uid)
+                written.add(uid)
+                _write(masks, folder)
+                yield folder
+    if not written:
+        what = "the output" if series_uid is None else f"series {series_uid}"
+        raise ExportError(f"{what} holds no masks to export")
+
+
+def _write(masks: pa.Table, folder: Path) -> None:
+    rows = {row["structure"]: MaskRow.from_columns(row) for row in masks.to_pylist()}
+    if len(rows) > _MAX_LABELS:
+        raise ExportError(
+            f"series {folder.name}: {len(rows)} structures, at most {_MAX_LABELS} fit one label map"
+        )
+    first = next(iter(rows.values()))
+    labels = np.zeros(first.shape_zyx, dtype=np.uint8)
+    names = dict(enumerate(sorted(rows), start=1))
+    for label, name in names.items():
+        mask = rows[name]
+        if mask.shape_zyx != first.shape_zyx or mask.affine != first.affine:
+            raise MaskDamaged(f"series {folder.name}: its masks do not lie on one grid")
+        z0, y0, x0, z1, y1, x1 = mask.bbox
+        labels[z0:z1, y0:y1, x0:x1][decode_inside(mask)] = label
+    folder.mkdir(parents=True, exist_ok=True)
+    write_labels(folder / "labels.nii.gz", labels, first.geometry)
+    (folder / "labels.json").write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1) + "\n")
