@@ -1,4 +1,4 @@
-"""What a run is asked to do: a TOML file and the command line in, frozen settings and what of them can change a result out."""
+"""What a run is asked to do: a TOML file or plain values in, frozen settings out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXPECTED = {
 
 
 class ConfigError(UsageError):
-    """Settings that cannot be used. Every line of the message names a key, what was found and what is expected."""
+    """Settings that cannot be used; each line names a key, what was found and what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class Resources:
     """What the machines give to a run. Nothing here changes a result, so nothing here is part of the hash.
 
     Attributes:
-        address: of a running Ray cluster; None takes RAY_ADDRESS, and without it a cluster of this process alone.
+        address: of a running Ray cluster; None takes RAY_ADDRESS, and without it a cluster of one's own.
         replicas: actors that hold the weights; None fills the cluster (its GPUs, or its CPUs less one).
         gpus_per_replica: share of a GPU a replica takes where the cluster has GPUs.
-        cpus_per_load: share of a CPU a decoding task takes; never equal to a replica's, or Ray would fuse the two.
+        cpus_per_load: share of a CPU a decoding task takes; never a replica's, or Ray would fuse the two.
         cpus_per_commit: share of a CPU a measuring and writing task takes.
         torch_threads: of each replica; None divides a node's cores among its replicas.
         fetch_threads: objects of one series fetched at a time.
@@ -120,10 +120,10 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
 def meaning(
     config: RunConfig, structures: tuple[str, ...], segmentation: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What can change a result, as plain JSON values: the resolved structures, limits, the segmenter's own settings.
+    """What can change a result, as plain JSON values; `segmentation` are the segmenter's own settings.
 
-    Weights are named by their own hash, and resources change no result. `structures` are resolved names: "all" means
-    something else in the next version.
+    Weights are named by their own hash, and resources change no result. `structures` are resolved names: "all"
+    means something else in the next version.
     """
     return {
         "structures": sorted(structures),

@@ -1,8 +1,9 @@
-"""Drive a run: a source, an output and settings in; every series recorded, the tables published, and a summary out.
+"""Drive a run: source, output and settings in; every series recorded, tables published, a summary out.
 
     discover -> plan (which records are missing) -> Ray graph over those -> reconcile -> publish
 
-A driver holds no state: killed at any moment and started again it finds in the output what is done, and does the rest.
+A driver holds no state: killed at any moment and started again it finds in the output what is done, and does
+the rest.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
     """Open both ends of a run and make sure that they can serve it.
 
     Raises:
-        UsageError: a missing folder or bucket, refused credentials, one inside the other, a store unsafe for records.
+        UsageError: a missing folder or bucket, refused credentials, one inside the other, a store that is not
+            safe for records.
     """
     try:
         stores = Stores(open_store(source, endpoint_url), open_store(output, endpoint_url, create=True))
@@ -114,7 +116,6 @@ def run(
         if not len(manifest):
             raise UsageError(f"{stores.source.uri}: empty, expected DICOM objects")
         plan = _plan(manifest, structures, config, known.weights_sha256, known.settings)
-        save_run(stores.output, plan)
         if retry_failed:
             _forget(stores.output, plan)
         done = recorded(stores.output)
@@ -130,6 +131,8 @@ def run(
         if pending:
             _compute(stores, plan, stamp, config, segmenter, pending)
             _reconcile(stores.output, plan, stamp, pending)
+        # A run is saved once it is whole: a killed one leaves nothing but records, which any later run may use.
+        save_run(stores.output, plan)
         published = publish(stores.output, plan)
     except StoreError as fault:
         raise Aborted(str(fault)) from fault
@@ -161,7 +164,7 @@ def _refused(ref: SeriesRef, plan: Run) -> Work:
 def _compute(
     stores: Stores, plan: Run, stamp: Stamp, config: RunConfig, segmenter: SegmenterSource, pending: list[str]
 ) -> None:
-    """Run the graph over the pending series, showing progress. Imports Ray: a run with nothing to do needs none."""
+    """Run the graph over the pending series, showing progress. A run with nothing to do never imports Ray."""
     from pipelines.cohort import graph
 
     job = graph.Job(

@@ -15,7 +15,7 @@ _PLAIN_EVERY_S = 15.0
 
 
 class Progress:
-    """Counts outcomes and says where a run stands: rewritten in place on a terminal, a plain line now and then else."""
+    """Counts outcomes and says where a run stands: in place on a terminal, else a plain line now and then."""
 
     def __init__(
         self, total: int, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic

@@ -1,4 +1,4 @@
-"""A replica: the actor that holds the weights on its GPU or its cores; a row with a volume in, one with labels out."""
+"""The actor that holds the weights on its GPU or its cores: a row with a volume in, one with labels out."""
 
 from __future__ import annotations
 

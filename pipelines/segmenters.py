@@ -1,4 +1,4 @@
-"""Where a run's segmenter comes from: the name of weights in, what the driver must know and a loaded segmenter out."""
+"""Where a run's segmenter comes from: a name of weights in, their identity and a loaded segmenter out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commit one series: its rows, or the fault that ended it, in; one record, written once, and its outcome out."""
+"""Commit one series: its rows, or the fault that ended it, in; one record, written once, out."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Outcome:
 def commit(work: Work, output: Store, structures: Sequence[str], stamp: Stamp) -> Outcome:
     """Write the record unless it is there already, as after a retry: the first one stands.
 
-    A series whose rows cannot be written as a record gets a record of that fault. A store that does not take it raises
-    StoreError: there is nowhere to say so but in the run itself.
+    A series whose rows cannot be written as a record gets a record of that fault. A store that does not take
+    it raises StoreError: there is nowhere to say so but in the run itself.
     """
     try:
         data = encode_record(record_of(work, structures, stamp))
@@ -49,7 +49,7 @@ def commit(work: Work, output: Store, structures: Sequence[str], stamp: Stamp) -
 
 
 def record_of(work: Work, structures: Sequence[str], stamp: Stamp) -> Record:
-    """The record of a series that ended, well or not. A stopped series has a row per structure all the same."""
+    """The record of a series that ended, well or not: a row per structure in either case."""
     rows = work.structures
     if rows is None:
         if work.status is Status.OK:

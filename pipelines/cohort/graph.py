@@ -1,9 +1,10 @@
-"""The Ray Data graph: pending rows of a manifest in, one committed record per series and a stream of outcomes out.
+"""The Ray Data graph: pending rows of a manifest in, a committed record and an outcome per series out.
 
-    read_parquet -> one series per block -> load (tasks) -> Replica (actors) -> measure, commit (tasks) -> outcomes
+    read_parquet -> one series per block -> load (tasks) -> Replica (actors) -> measure, commit (tasks)
 
-The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse decoding into the
-actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every retry and every wait is finite.
+The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse decoding
+into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every retry and every
+wait is finite.
 """
 
 from __future__ import annotations
@@ -174,10 +175,11 @@ def cluster_nodes() -> list[Node]:
 
 
 def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> dict[str, Any]:
-    """Arguments of the replicas' `map`, bounded: Ray's own defaults restart a dying actor, and retry, for ever.
+    """Arguments of the replicas' `map`, bounded: by default Ray restarts a dying actor, and retries, for ever.
 
-    Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted per series
-    of the run. Ray takes these bounds only as extra arguments, a way it means to close: they stay in these two functions.
+    Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted
+    per series of the run. Ray takes these bounds only as extra arguments, a way it means to close: they stay in
+    these two functions.
     """
     share = {"num_gpus": shape.gpus} if shape.gpus else {"num_cpus": shape.cpus}
     return {

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from ctsam3d.imaging.dicom import Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
 from pipelines.cohort.work import Work, guarded
+from pipelines.prefetch import prefetch
 from pipelines.store import Changed, ObjectInfo, Store
 
 
 def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> Work:
-    """Fetch the objects of the manifest's row, `fetch_threads` ahead of decoding, and stack them into a Volume.
+    """Fetch the objects of the manifest's row ahead of decoding, and stack them into a Volume.
 
-    An object that is gone, or no longer the one the manifest lists, fails the series: its record is named by what the
-    manifest saw. One over the size limit refuses it before anything is fetched.
+    An object that is gone, or no longer the one the manifest lists, fails the series: its record is named by
+    what the manifest saw. One over the size limit refuses it before anything is fetched.
     """
 
     def step(work: Work) -> Work:
@@ -38,30 +37,19 @@ def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> 
 
 
 def fetch(source: Store, objects: Sequence[ObjectInfo], threads: int) -> Iterator[tuple[str, bytes]]:
-    """Objects in the order given, at most `threads` of them held or on their way at a time.
+    """Objects in the order given, a bounded number of them held or on their way at a time.
 
     Raises:
         StoreError: NotFound or Changed where an object is not the one listed.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
-        ahead: deque[tuple[ObjectInfo, Future[bytes]]] = deque()
-        waiting = iter(objects)
-        try:
-            while True:
-                while len(ahead) < threads and (entry := next(waiting, None)) is not None:
-                    ahead.append((entry, pool.submit(source.get, entry.key, entry.etag)))
-                if not ahead:
-                    return
-                entry, arriving = ahead.popleft()
-                data = arriving.result()
-                if len(data) != entry.size:
-                    raise Changed(
-                        f"{source.address(entry.key)}: expected {entry.size} bytes, found {len(data)}"
-                    )
-                yield entry.key, data
-        finally:
-            for _, arriving in ahead:
-                arriving.cancel()
+
+    def get(entry: ObjectInfo) -> tuple[str, bytes]:
+        data = source.get(entry.key, entry.etag)
+        if len(data) != entry.size:
+            raise Changed(f"{source.address(entry.key)}: expected {entry.size} bytes, found {len(data)}")
+        return entry.key, data
+
+    return prefetch(get, objects, threads)
 
 
 class _Tally:

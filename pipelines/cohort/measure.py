@@ -1,4 +1,4 @@
-"""Measure one series: its volume and labels in, a row of numbers and an encoded mask per requested structure out."""
+"""Measure one series: its volume and labels in, a row of numbers and a mask per requested structure out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.records import StructureRow
 
 
 def measure(work: Work, structures: Sequence[str]) -> Work:
-    """Numbers on the source grid, HU from the original image. The arrays are let go: what is left is small."""
+    """Numbers on the source grid, HU from the original image; the arrays are let go."""
 
     def step(work: Work) -> Work:
         assert work.volume is not None and work.segmentation is not None

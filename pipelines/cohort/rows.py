@@ -1,7 +1,7 @@
-"""Work as a row that travels between machines, and back: one text column for what is small, tensors for the voxels.
+"""Work as a row that travels between machines, and back: a text for what is small, tensors for the voxels.
 
-Every row has the same four columns of the same types whatever became of the series, so that no block's schema depends on
-its content. A row's tensors are views of shared memory: read-only, and never copied on the way in.
+Every row has the same four columns of the same types whatever became of the series, so that no block's schema
+depends on its content. A row's tensors are views of shared memory: read-only, and never copied on the way in.
 """
 
 from __future__ import annotations

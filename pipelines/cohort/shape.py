@@ -37,10 +37,10 @@ class ReplicaShape:
 
 
 def logical_cpus(cores: int) -> int:
-    """CPUs a cluster of one's own is told to have: the cores, and spare ones for the tasks that feed the replicas.
+    """CPUs a cluster of one's own is told to have: the cores, and spare ones for the tasks that feed replicas.
 
-    Replicas hold their CPUs for good; without the spare ones, on a machine of one or two cores, nothing would ever be
-    loaded for them. The operating system shares the cores out.
+    Replicas hold their CPUs for good; without the spare ones, on a machine of one or two cores, nothing would
+    ever be loaded for them. The operating system shares the cores out.
     """
     return cores + spare_cpus(cores)
 

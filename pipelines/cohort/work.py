@@ -1,4 +1,4 @@
-"""One series on its way through the stages: what is known of it so far, and how a fault becomes an outcome."""
+"""One series on its way through the stages: what is known of it, and how a fault becomes an outcome."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Work:
 def guarded(stage: str, step: Callable[[Work], Work], work: Work) -> Work:
     """Run one stage on one series; whatever it raises becomes the series' status and reason.
 
-    A series that has already stopped passes through untouched. Of an exception nobody foresaw only the class is kept:
-    its text may quote a header.
+    A series that has already stopped passes through untouched. Of an exception nobody foresaw only the class
+    is kept: its text may quote a header.
     """
     if work.status is not Status.OK:
         return work
