@@ -25,7 +25,11 @@ class Geometry:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        if (
+            affine.shape != (4, 4)
+            or not np.isfinite(affine).all()
+            or abs(np.linalg.det(affine[:3, :3])) < 1e-9
+        ):
             raise ValueError(f"expected an invertible finite (4, 4) affine, found shape {affine.shape}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

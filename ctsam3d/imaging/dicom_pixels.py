@@ -1,0 +1,198 @@
+"""One DICOM object to its frames as stored, and a stored frame to Hounsfield units and padding."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from scipy import ndimage
+
+from ctsam3d.imaging.dicom_header import Frame, Header
+from ctsam3d.imaging.dicom_parse import encapsulated_end, quiet
+from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU
+from ctsam3d.imaging.volume import AIR_HU
+from ctsam3d.outcome import Reason, Rejected
+
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_ENCAPSULATED = (
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+)
+SUPPORTED_SYNTAXES = frozenset(str(uid) for uid in (*_NATIVE, *_ENCAPSULATED))
+# These carry stored words as they are, so unused high bits may hold anything.
+_RAW_WORDS = frozenset(str(uid) for uid in (*_NATIVE, RLELossless))
+_BITS_ALLOCATED = (8, 16, 32)
+
+
+def check_format(header: Header, data: bytes) -> None:
+    """Refuse, from the header and the object's length alone, pixels that cannot be decoded to one value a voxel.
+
+    Raises:
+        Rejected: TRANSFER_SYNTAX_UNSUPPORTED, PHOTOMETRIC_UNSUPPORTED, MALFORMED, PIXEL_DATA_TRUNCATED.
+    """
+    if header.transfer_syntax_uid not in SUPPORTED_SYNTAXES:
+        raise Rejected(Reason.TRANSFER_SYNTAX_UNSUPPORTED, "transfer syntax is none of those read")
+    if header.photometric != "MONOCHROME2":
+        raise Rejected(Reason.PHOTOMETRIC_UNSUPPORTED, "photometric interpretation is not MONOCHROME2")
+    allocated, stored = header.bits_allocated, header.bits_stored
+    if allocated not in _BITS_ALLOCATED or stored is None or not 1 <= stored <= allocated:
+        raise Rejected(Reason.MALFORMED, f"{stored} bits stored in {allocated} allocated")
+    if header.high_bit is not None and header.high_bit != stored - 1:
+        raise Rejected(Reason.MALFORMED, f"high bit {header.high_bit} with {stored} bits stored")
+    if header.transfer_syntax_uid in _NATIVE:
+        there = min(len(data) - header.pixel_offset, header.pixel_length or 0)
+        if there < header.pixel_bytes:
+            raise Rejected(
+                Reason.PIXEL_DATA_TRUNCATED,
+                f"{there} bytes of pixels, expected {header.pixel_bytes} from the header",
+            )
+    elif header.pixel_length is not None:
+        raise Rejected(Reason.MALFORMED, "compressed pixels are not encapsulated")
+    else:
+        encapsulated_end(data, header.pixel_offset)
+
+
+def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
+    """The stored values of each frame, in the object's order: integers (rows, columns).
+
+    Raises:
+        Rejected: PIXEL_DECODE for a stream that does not decode to what the header says.
+        RuntimeError: no decoder for the transfer syntax is installed.
+    """
+    decoder = get_decoder(UID(header.transfer_syntax_uid))
+    if not decoder.is_available:
+        raise RuntimeError(f"no decoder is installed for transfer syntax {header.transfer_syntax_uid}")
+    source: memoryview | io.BytesIO
+    if header.transfer_syntax_uid in _NATIVE:
+        source = memoryview(data)[header.pixel_offset : header.pixel_offset + header.pixel_bytes]
+    else:
+        source = io.BytesIO(data)
+        source.seek(header.pixel_offset)
+    options: dict[str, Any] = {
+        "rows": header.rows,
+        "columns": header.columns,
+        "number_of_frames": header.frame_count,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": header.photometric,
+        "pixel_representation": int(header.is_signed),
+        "bits_allocated": header.bits_allocated,
+        "bits_stored": header.bits_stored,
+        "pixel_keyword": "PixelData",
+        "pixel_vr": "OW",
+        "correct_unused_bits": False,
+    }
+    if header.extended_offsets is not None:
+        options["extended_offsets"] = header.extended_offsets
+    with quiet():
+        frames = decoder.iter_array(source, raw=True, **options)
+        for index in range(header.frame_count):
+            try:
+                array, _ = next(frames)
+            except MemoryError:
+                raise
+            except (
+                Exception
+            ) as error:  # decoders of several libraries raise what they please, with values in the text
+                raise Rejected(
+                    Reason.PIXEL_DECODE, f"frame {index} does not decode ({type(error).__name__})"
+                ) from None
+            if array.shape != (header.rows, header.columns):
+                raise Rejected(
+                    Reason.PIXEL_DECODE, f"frame {index} decodes to another size than the header's"
+                )
+            yield array
+
+
+def write_hu(
+    header: Header,
+    frame: Frame,
+    stored: NDArray[Any],
+    out: NDArray[np.int16] | NDArray[np.float32],
+) -> NDArray[np.bool_] | None:
+    """Write one frame's HU, floored at AIR_HU, into `out` (rows, columns); return its padding, None where it has none.
+
+    Values above 32767 HU saturate. Voxels holding the padding value, or lower than anything measured, are padding.
+    """
+    assert frame.slope is not None and frame.intercept is not None and header.bits_stored is not None
+    padding = _declared_padding(header, frame, stored)
+    if header.transfer_syntax_uid in _RAW_WORDS:
+        stored = _used_bits(stored, header.bits_stored)
+    if out.dtype == np.int16:
+        wide = np.int32 if stored.dtype.itemsize <= 2 else np.int64
+        hu = stored.astype(wide) * wide(frame.slope) + wide(frame.intercept)
+    else:
+        hu = stored * np.float64(frame.slope) + np.float64(frame.intercept)
+    padding |= hu < UNMEASURED_BELOW_HU
+    np.clip(hu, AIR_HU, MAX_HU, out=hu)
+    hu[padding] = AIR_HU
+    out[...] = hu
+    return padding if padding.any() else None
+
+
+def is_integral(frame: Frame) -> bool:
+    """Whether rescaling keeps whole numbers whole."""
+    assert frame.slope is not None and frame.intercept is not None
+    return frame.slope.is_integer() and frame.intercept.is_integer()
+
+
+def _declared_padding(header: Header, frame: Frame, stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where the frame holds PixelPaddingValue, or a value between it and PixelPaddingRangeLimit."""
+    if header.padding_value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = header.padding_value if header.padding_limit is None else header.padding_limit
+    low, high = sorted((header.padding_value, limit))
+    assert header.bits_stored is not None and frame.slope is not None and frame.intercept is not None
+    hit = (stored >= low) & (stored <= high)
+    used = _used_bits(stored, header.bits_stored)
+    bound = 1 << (header.bits_stored - int(header.is_signed))
+    if (
+        -bound * int(header.is_signed) <= low and high < bound
+    ):  # the values fit the bits stored: high bits do not count
+        hit |= (used >= low) & (used <= high)
+    if high * frame.slope + frame.intercept >= AIR_HU and hit.any():
+        # Air in the body may store the very same value: only what reaches the edge of the picture was not measured.
+        parts, count = ndimage.label(hit)
+        at_edge = np.zeros(count + 1, dtype=bool)
+        for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+            at_edge[edge] = True
+        at_edge[0] = False
+        hit = at_edge[parts]
+    return hit
+
+
+def _used_bits(stored: NDArray[Any], bits_stored: int) -> NDArray[Any]:
+    """The stored bits alone, sign extended where the type is signed; unused high bits may hold anything."""
+    unused = stored.dtype.itemsize * 8 - bits_stored
+    return np.right_shift(np.left_shift(stored, unused), unused) if unused > 0 else stored

@@ -1,0 +1,213 @@
+"""Move a volume to the model's grid and label maps back to the source grid, whichever way the source is stored.
+
+Axes are first brought nearest to LPS+ by exact flips and transposes, then the geometry is rounded. Copies of one image
+that differ in storage order, or by the float32 of a NIfTI header, thereby meet in the same grid and give the same bits.
+The same rounded geometry serves both directions, so the rounding moves no mask against its image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
+from ctsam3d.imaging.volume import AIR_HU, Volume
+
+MODEL_SPACING_MM = 1.5
+_ORIGIN_STEP_MM = 0.05
+_SPACING_STEP_MM = 1e-4
+_COSINE_DECIMALS = 4
+# Numbers in headers are short decimals. Rounding borders placed at an irrational offset keep clear of all of them.
+_STEP_OFFSET = 1 / np.pi
+_INT16_MAX = int(np.iinfo(np.int16).max)
+_EDGE_TOLERANCE_VOXELS = 1e-6
+
+
+def model_geometry(source: Geometry, spacing_mm: float = MODEL_SPACING_MM) -> Geometry:
+    """The axis-aligned LPS+ grid of isotropic `spacing_mm` that covers every voxel of `source` to its outer edge."""
+    canonical = _rounded(canonical_geometry(source))
+    corners = (
+        np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in canonical.shape_zyx], indexing="ij")).reshape(3, -1).T
+    )
+    world = canonical.to_world_xyz_mm(corners)
+    low, high = world.min(axis=0), world.max(axis=0)
+    count = np.maximum(np.ceil((high - low) / spacing_mm - _EDGE_TOLERANCE_VOXELS), 1).astype(int)
+    origin = (low + high) / 2 - (count - 1) / 2 * spacing_mm
+    return Geometry.from_spacing(
+        (int(count[2]), int(count[1]), int(count[0])),
+        (spacing_mm, spacing_mm, spacing_mm),
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+    )
+
+
+def to_model_grid(volume: Volume, spacing_mm: float = MODEL_SPACING_MM) -> Volume:
+    """The volume on its `model_geometry`: int16 HU by linear interpolation, AIR_HU outside the source."""
+    return to_grid(volume, model_geometry(volume.geometry, spacing_mm))
+
+
+def to_grid(volume: Volume, geometry: Geometry) -> Volume:
+    """The volume on any other grid: int16 HU by linear interpolation, AIR_HU outside the source.
+
+    Padding follows by nearest neighbour; voxels outside the source count as padding where the source has any.
+    """
+    source = _rounded(canonical_geometry(volume.geometry))
+    image = _to_sitk(to_canonical(volume.hu, volume.geometry), source)
+    # ITK truncates when it writes integers; floats rounded here carry no bias.
+    hu = np.rint(_resampled(image, geometry, sitk.sitkLinear, float(AIR_HU), sitk.sitkFloat32))
+    np.clip(hu, AIR_HU, _INT16_MAX, out=hu)
+    padding: NDArray[np.bool_] | None = None
+    if volume.padding is not None:
+        mask = _to_sitk(to_canonical(volume.padding, volume.geometry).astype(np.uint8), source)
+        padding = _resampled(mask, geometry, sitk.sitkNearestNeighbor, 1.0, sitk.sitkUInt8) > 0
+    return Volume(hu.astype(np.int16), geometry, padding)
+
+
+def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) -> NDArray[Any]:
+    """A label map from the model's grid to the source grid, in the order the source stores its voxels.
+
+    Each source voxel takes the label with the largest trilinear weight among the eight model voxels around it, so
+    boundaries are as smooth as interpolation makes them and labels never mix. Outside the model's grid it is 0.
+
+    Args:
+        labels: integers (z, y, x) on `model`.
+        model: the grid of `labels`, as made by `model_geometry(source)`.
+        source: the grid asked for.
+
+    Returns:
+        Integers (z, y, x) of the type of `labels`, shape `source.shape_zyx`.
+    """
+    if labels.shape != model.shape_zyx:
+        raise ValueError(f"labels of shape {labels.shape} on a grid of shape {model.shape_zyx}")
+    canonical = _rounded(canonical_geometry(source))
+    out = np.zeros(canonical.shape_zyx, labels.dtype)
+    occupied = np.flatnonzero(labels.any(axis=(1, 2)))
+    if occupied.size:
+        grid = np.pad(labels, [(0, 1 if n == 1 else 0) for n in labels.shape], mode="edge")
+        uniform = _uniform_cells(grid)
+        to_model = np.linalg.inv(model.affine) @ canonical.affine
+        reach = (occupied[0] - 1.0, occupied[-1] + 1.0)
+        for k in range(canonical.shape_zyx[0]):
+            coordinates = _slice_coordinates(to_model, canonical.shape_zyx, k)
+            if coordinates[0].max() > reach[0] and coordinates[0].min() < reach[1]:
+                out[k] = _vote(grid, uniform, coordinates, labels.shape)
+    return np.ascontiguousarray(from_canonical(out, source))
+
+
+def _rounded(canonical: Geometry) -> Geometry:
+    """The canonical grid with origin, spacing and cosines rounded, so float32 copies of a header agree."""
+    affine = canonical.affine.astype(np.float32).astype(np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = np.round(affine[:3, :3] / spacing, _COSINE_DECIMALS) + 0.0  # + 0.0: no negative zeros
+    spacing = _to_step(spacing, _SPACING_STEP_MM)
+    origin = _to_step(affine[:3, 3], _ORIGIN_STEP_MM)
+    rounded = np.eye(4)
+    rounded[:3, :3] = direction * spacing
+    rounded[:3, 3] = origin
+    return Geometry(canonical.shape_zyx, rounded)
+
+
+def _to_step(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    return (np.round(values / step - _STEP_OFFSET) + _STEP_OFFSET) * step
+
+
+def _to_sitk(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetOrigin(geometry.origin_xyz_mm)
+    image.SetSpacing(geometry.spacing_xyz_mm)
+    image.SetDirection(geometry.direction.ravel().tolist())
+    return image
+
+
+def _resampled(
+    image: sitk.Image, geometry: Geometry, interpolator: int, outside: float, pixel_type: int
+) -> NDArray[Any]:
+    resampled = sitk.Resample(
+        image,
+        geometry.shape_zyx[::-1],
+        sitk.Transform(),
+        interpolator,
+        geometry.origin_xyz_mm,
+        geometry.spacing_xyz_mm,
+        geometry.direction.ravel().tolist(),
+        outside,
+        pixel_type,
+    )
+    array: NDArray[Any] = sitk.GetArrayFromImage(resampled)
+    return array
+
+
+def _uniform_cells(grid: NDArray[Any]) -> NDArray[np.bool_]:
+    """For each cell between eight voxels, named by its lowest corner: whether all eight carry one label."""
+    uniform = np.zeros(grid.shape, dtype=bool)
+    same = grid[:-1] == grid[1:]
+    same_y = grid[:, :-1] == grid[:, 1:]
+    same_x = grid[:, :, :-1] == grid[:, :, 1:]
+    uniform[:-1, :-1, :-1] = (
+        (same[:, :-1, :-1] & same[:, 1:, :-1] & same[:, :-1, 1:] & same[:, 1:, 1:])
+        & (same_y[:-1, :, :-1] & same_y[:-1, :, 1:])
+        & same_x[:-1, :-1]
+    )
+    return uniform
+
+
+def _slice_coordinates(
+    to_model: NDArray[np.float64], shape_zyx: tuple[int, int, int], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Fractional model indices z, y, x, each (rows, columns), of the voxels of slice k."""
+    x = np.arange(shape_zyx[2], dtype=np.float64)
+    y = np.arange(shape_zyx[1], dtype=np.float64)[:, None]
+    rows = [
+        to_model[i, 0] * x + (to_model[i, 1] * y + (to_model[i, 2] * k + to_model[i, 3])) for i in range(3)
+    ]
+    return rows[2], rows[1], rows[0]
+
+
+def _vote(
+    grid: NDArray[Any],
+    uniform: NDArray[np.bool_],
+    coordinates: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    shape: tuple[int, ...],
+) -> NDArray[Any]:
+    """Labels (rows, columns) of one slice: the corner's where the cell is uniform, else by trilinear weight."""
+    flat = np.zeros(coordinates[0].shape, dtype=np.int64)
+    inside = np.ones(coordinates[0].shape, dtype=bool)
+    fractions = []
+    for axis, coordinate in enumerate(coordinates):
+        n = shape[axis]
+        inside &= (coordinate >= -0.5 - _EDGE_TOLERANCE_VOXELS) & (
+            coordinate <= n - 0.5 + _EDGE_TOLERANCE_VOXELS
+        )
+        clamped = np.clip(coordinate, 0, n - 1)
+        low = np.minimum(clamped.astype(np.int64), grid.shape[axis] - 2)
+        fractions.append(clamped - low)
+        flat *= grid.shape[axis]
+        flat += low
+    values = grid.ravel()[flat]
+    mixed = np.nonzero(~uniform.ravel()[flat] & inside)
+    values[~inside] = 0
+    if mixed[0].size:
+        values[mixed] = _heaviest_label(grid, flat[mixed], [f[mixed] for f in fractions])
+    return values
+
+
+def _heaviest_label(
+    grid: NDArray[Any], lowest_corner: NDArray[np.int64], fractions: list[NDArray[np.float64]]
+) -> NDArray[Any]:
+    """For points in cells of several labels: the label whose corners have the largest summed trilinear weight."""
+    stride = (grid.shape[1] * grid.shape[2], grid.shape[2], 1)
+    corners = [(dz, dy, dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
+    flat_grid = grid.ravel()
+    labels = np.stack([flat_grid[lowest_corner + int(np.dot(corner, stride))] for corner in corners])
+    weights = np.stack(
+        [np.prod([f if d else 1 - f for f, d in zip(fractions, c, strict=True)], axis=0) for c in corners]
+    )
+    score = np.zeros_like(weights)
+    for i in range(8):
+        for j in range(8):
+            score[i] += weights[j] * (labels[j] == labels[i])
+    heaviest: NDArray[Any] = np.take_along_axis(labels, score.argmax(axis=0)[None], axis=0)[0]
+    return heaviest
