@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from pipelines.faults import Aborted, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+    from pipelines.driver import Summary
 
 app = typer.Typer(
     name="ctsam3d",
@@ -29,7 +34,9 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Look at and convert weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
-Source = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix with DICOM objects.", show_default=False)]
+Source = Annotated[
+    str, typer.Argument(help="Folder or s3://bucket/prefix with DICOM objects.", show_default=False)
+]
 Output = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix of results.", show_default=False)]
 Endpoint = Annotated[
     str | None, typer.Option(help="S3 service to talk to; by default the standard AWS variables say.")
@@ -88,9 +95,69 @@ def discover(
 
 
 @app.command()
+def verify(
+    output: Output,
+    endpoint_url: Endpoint = None,
+) -> int:
+    """Check every record, mask and table of OUTPUT against each other."""
+    from pipelines.store import StoreError, open_store
+    from pipelines.verify import verify as check
+
+    try:
+        store = open_store(output, endpoint_url)
+    except StoreError as fault:
+        raise UsageError(str(fault)) from None
+    try:
+        report = check(store)
+    except StoreError as fault:
+        raise Aborted(str(fault)) from None
+    counts = {
+        "runs": len(report.runs),
+        "series": report.series,
+        "records": report.records,
+        "masks": report.masks,
+    }
+    for name, count in (counts | report.series_by_status | {"problems": len(report.findings)}).items():
+        print(f"{name:16} {count}")
+    for finding in report.findings:
+        print(finding)
+    return ExitCode.DONE if report.ok else ExitCode.UNFINISHED_SERIES
+
+
+class Format(StrEnum):
+    """What masks can be exported as."""
+
+    NIFTI = "nifti"
+
+
+@app.command()
+def export(
+    output: Output,
+    dest: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    kind: Annotated[Format, typer.Option("--format", help="Of the files.", show_default=False)],
+    series: Annotated[str | None, typer.Option(metavar="UID", help="One series; by default all.")] = None,
+    endpoint_url: Endpoint = None,
+) -> int:
+    """Write DEST/<series uid>/labels.nii.gz and labels.json on the source grid."""
+    from pipelines.export import ExportError, export_nifti
+    from pipelines.store import StoreError, open_store
+
+    try:
+        for folder in export_nifti(open_store(output, endpoint_url), dest, series):
+            print(folder)
+    except (ExportError, StoreError, OSError) as fault:
+        raise UsageError(str(fault)) from None
+    return ExitCode.DONE
+
+
+@app.command()
 def segment(
-    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of one DICOM series, or a NIfTI file.")],
-    dest: Annotated[Path, typer.Argument(help="Folder for labels.nii.gz, labels.json and structures.parquet.")],
+    input_path: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A folder of one DICOM series, or a NIfTI file.")
+    ],
+    dest: Annotated[
+        Path, typer.Argument(help="Folder for labels.nii.gz, labels.json and structures.parquet.")
+    ],
     structures: Structures = None,
     weights: Weights = None,
 ) -> int:
@@ -118,7 +185,9 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object."
         print(json.dumps(facts, indent=2))
     else:
         for name, value in facts.items():
-            print(f"{name:16} {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+            print(
+                f"{name:16} {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}"
+            )
     return ExitCode.DONE
 
 
@@ -188,7 +257,9 @@ def _settings(config_file: Path | None, structures: str | None, weights: str | N
     from pipelines.config import RunConfig, parse_config, read_config
 
     config = read_config(config_file) if config_file else RunConfig()
-    given = {name: value for name, value in (("structures", structures), ("weights", weights)) if value is not None}
+    given = {
+        name: value for name, value in (("structures", structures), ("weights", weights)) if value is not None
+    }
     said = parse_config(given)
     return replace(config, **{name: getattr(said, name) for name in given})
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ctsam3d.imaging.dicom import Limits
 from pipelines.faults import UsageError
 
 _STRICT = ConfigDict(extra="forbid")
@@ -36,13 +37,15 @@ class ConfigError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """What a series may weigh before it is refused; a different limit may refuse a different series."""
+    """When a series is refused: see `ctsam3d.imaging.dicom.Limits`; other limits refuse other series."""
 
     __pydantic_config__ = _STRICT
 
     max_pixel_bytes: Annotated[int, Field(gt=0)] = 4 << 30
     max_object_bytes: Annotated[int, Field(gt=0)] = 2 << 30
     min_slices: Annotated[int, Field(ge=1)] = 3
+    min_extent_mm: Annotated[float, Field(ge=0)] = 20.0
+    check_hounsfield: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,11 @@ def meaning(
         "limits": asdict(config.limits),
         "segmentation": dict(segmentation),
     }
+
+
+def limits_of(config: RunConfig) -> Limits:
+    """The limits as imaging takes them."""
+    return Limits(**asdict(config.limits))
 
 
 def _line(details: Any) -> str:

@@ -11,20 +11,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ctsam3d.anatomy.structures import resolve
-from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
 from pipelines import identity, parquet
 from pipelines.arrow_files import arrow_location
 from pipelines.cohort.commit import Stamp, commit
 from pipelines.cohort.discover import discover
 from pipelines.cohort.work import Work
-from pipelines.config import RunConfig, meaning
+from pipelines.config import RunConfig, limits_of, meaning
 from pipelines.faults import Aborted, UsageError
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.progress import Progress
@@ -33,6 +32,7 @@ from pipelines.records import RecordDamaged, read_record
 from pipelines.runs import Run, save_run
 from pipelines.schemas import MANIFEST
 from pipelines.segmenters import SegmenterSource
+from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES
 from pipelines.store import NotFound, Store, StoreError, open_store
 from pipelines.tables import publish
 from pipelines.version import code_version
@@ -56,6 +56,12 @@ class Summary:
     series_by_status: dict[str, int]
     computed: int
     output: str
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Where each table's files are."""
+        layouts = (STRUCTURE_FILES, SERIES_FILES, MASK_FILES, RUN_FILES)
+        return {layout.name: f"{self.output.rstrip('/')}/{layout.prefix}/" for layout in layouts}
 
     @property
     def is_clean(self) -> bool:
@@ -172,7 +178,7 @@ def _compute(
         output=stores.output,
         segmenter=segmenter,
         structures=plan.structures,
-        limits=Limits(**asdict(config.limits)),
+        limits=limits_of(config),
         stamp=stamp,
         resources=config.resources,
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from ctsam3d.imaging.nifti import write_labels
 
+from ctsam3d.imaging.nifti import write_labels
 from pipelines.identity import is_uid
 from pipelines.masks import MaskDamaged, MaskRow, decode_inside
 from pipelines.shards import MASK_FILES, SERIES_FILES, SeriesIndex, read_shard

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ctsam3d.imaging.volume import Volume
-    from ctsam3d.segmentation.segmenter import StudySegmentation
+    from ctsam3d.segmentation.result import StudySegmentation
 
 
 class Segmenter(Protocol):
@@ -44,3 +44,24 @@ class SegmenterSource(Protocol):
     def load(self) -> Segmenter:
         """The segmenter with its weights in memory."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BundledOrFile:
+    """The project's own segmenter, by the name of bundled weights or the path of a checkpoint.
+
+    On a cluster of several machines the name or path must mean the same on each of them.
+    """
+
+    weights: str
+
+    def identity(self) -> Identity:
+        """Loads the weights to see that they can be used, before a cluster is started for them."""
+        segmenter = self.load()
+        return Identity(segmenter.weights_sha256, segmenter.settings, segmenter.structures)
+
+    def load(self) -> Any:
+        """On the device torch finds: a GPU of this process, else the CPU."""
+        from ctsam3d.segmentation.segmenter import Segmenter
+
+        return Segmenter.load(self.weights, device="auto")

@@ -10,6 +10,7 @@ from ctsam3d.imaging.dicom import Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
 from pipelines.cohort.work import Work, guarded
 from pipelines.prefetch import prefetch
+from pipelines.reasons import Failure
 from pipelines.store import Changed, ObjectInfo, Store
 
 
@@ -29,7 +30,10 @@ def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> 
                 f"an object of {largest_bytes} bytes, expected at most {limits.max_object_bytes}",
             )
         tally = _Tally()
-        series = read_series(tally.counted(fetch(source, objects, fetch_threads)), limits)
+        try:
+            series = read_series(tally.counted(fetch(source, objects, fetch_threads)), limits)
+        except RuntimeError:  # says so itself: no decoder here for the transfer syntax
+            return work.stopped(Failure.CODEC_UNAVAILABLE)
         loaded = replace(work, volume=series.volume, facts=series.facts)
         return loaded.spent("fetch", tally.waited_s, tally.bytes_read)
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from ctsam3d.anatomy.measure import Measurement
 from ctsam3d.anatomy.measure import measure as measure_labels
+
 from ctsam3d.anatomy.structures import CATALOGUE
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
-from ctsam3d.segmentation.segmenter import Finding, StudySegmentation
+from ctsam3d.segmentation.result import Finding, StudySegmentation
 from pipelines.cohort.work import Work, guarded
 from pipelines.masks import encode_label
 from pipelines.records import StructureRow

@@ -18,7 +18,7 @@ from ctsam3d.imaging.dicom import SeriesFacts
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
-from ctsam3d.segmentation.segmenter import Finding, StudySegmentation
+from ctsam3d.segmentation.result import Finding, StudySegmentation
 from pipelines.cohort.work import Trace, Work
 from pipelines.manifest import SeriesRef
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from ctsam3d.imaging.dicom import SeriesFacts
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Reason, Rejected, Status
-from ctsam3d.segmentation.segmenter import StudySegmentation
+from ctsam3d.segmentation.result import StudySegmentation
 from pipelines.manifest import SeriesRef
-from pipelines.records import StructureRow
 from pipelines.reasons import Failure, status_of
+from pipelines.records import StructureRow
 from pipelines.store import Changed, NotFound, StoreError, Throttled
 
 

@@ -1,0 +1,50 @@
+"""What segmenting a study gives: a label map on the source grid, and a finding for every structure asked for.
+
+Imports no torch: whoever only measures or stores a result need not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctsam3d.outcome import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one requested structure; None where a value is unknown.
+
+    Attributes:
+        status: OK, ABSENT, TRUNCATED, COARSE or FAILED.
+        reason: a stable code; None where there is nothing to explain.
+        clicks: prompts given to the network.
+        confidence: 0 to 1.
+        volume_soft_ml: sum of the probabilities, in millilitres.
+    """
+
+    status: Status
+    reason: str | None = None
+    clicks: int = 0
+    confidence: float | None = None
+    volume_soft_ml: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudySegmentation:
+    """Structures found in one volume.
+
+    Attributes:
+        labels: uint8 (z, y, x) on the volume's own grid; 0 is none of them.
+        label_ids: name to label; a structure without voxels may be missing.
+        findings: for every requested structure, found or not.
+        seconds: per stage.
+    """
+
+    labels: NDArray[np.uint8]
+    label_ids: Mapping[str, int]
+    findings: Mapping[str, Finding]
+    seconds: Mapping[str, float]
