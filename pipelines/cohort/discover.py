@@ -1,0 +1,225 @@
+"""Discover what a source holds: a Store in, a Manifest out, one row per series whether it is to be processed or not.
+
+1. Every object is listed, page by page, and its beginning read by threads a bounded way ahead. More is fetched only
+   where the header is longer. What neither has the DICOM magic nor is called .dcm is counted and passed over.
+2. Headers are folded one by one into a tally per (study, series); no header is kept. Objects that claim to be DICOM
+   and cannot be read are gathered in one row for each folder and reason, without UIDs, so that nothing disappears.
+3. Each tally gets its verdict. The manifest is sorted: the same source gives the same bytes.
+
+Memory: about 300 bytes an object (key, size, ETag), whatever the objects weigh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ctsam3d.imaging.dicom import Limits
+from ctsam3d.imaging.dicom_header import Header, read_header
+from ctsam3d.outcome import Reason, Rejected, Status
+from pipelines import identity
+from pipelines.manifest import Manifest, SeriesRef
+from pipelines.prefetch import prefetch
+from pipelines.store import InvalidLocation, NotFound, ObjectInfo, Store
+
+_THREADS = 16
+_BEGINNING_BYTES = (1 << 16, 1 << 20, 1 << 24)
+_MAGIC = slice(128, 132)
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR: an index, not an image
+_FACT_CHARACTERS = 64
+
+
+class EmptySource(Exception):
+    """A source without a single DICOM object. The message is one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """A manifest, and what was passed over to make it.
+
+    Attributes:
+        manifest: every series found.
+        listed: objects in the source.
+        skipped: objects that are not DICOM and do not claim to be.
+        bytes_read: of the objects' beginnings.
+    """
+
+    manifest: Manifest
+    listed: int
+    skipped: int
+    bytes_read: int
+
+
+def discover(source: Store, limits: Limits | None = None, threads: int = _THREADS) -> Discovery:
+    """List a source and judge every series by its headers.
+
+    Raises:
+        EmptySource: nothing in it is DICOM.
+        StoreError: the source cannot be listed or read.
+    """
+    limits = limits or Limits()
+    found: dict[tuple[str, str], _Tally] = {}
+    unreadable: dict[tuple[str, Reason], list[ObjectInfo]] = {}
+    listed = skipped = bytes_read = 0
+    for entry, beginning in prefetch(lambda one: _begin(source, one), source.list(), threads, 8 * threads):
+        listed += 1
+        if beginning is None or not _claims_dicom(entry, beginning):
+            skipped += 1
+            continue
+        try:
+            header, length = _header(source, entry, beginning)
+        except Rejected as refusal:
+            bytes_read += len(beginning)
+            folder = entry.key.rpartition("/")[0]
+            unreadable.setdefault((folder, refusal.reason), []).append(entry)
+            continue
+        bytes_read += length
+        if header.sop_class_uid == _MEDIA_DIRECTORY:
+            skipped += 1
+            continue
+        series = (header.study_instance_uid or "", header.series_instance_uid or "")
+        found.setdefault(series, _Tally()).add(entry, header)
+    if not found and not unreadable:
+        raise EmptySource(f"{source.uri}: no DICOM objects found ({listed} objects looked at)")
+    rows = [_series(uids, tally, limits) for uids, tally in found.items()]
+    rows += [_folder(name, reason, objects) for (name, reason), objects in unreadable.items()]
+    return Discovery(Manifest.of(rows), listed, skipped, bytes_read)
+
+
+def _begin(source: Store, entry: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
+    """The object's first bytes; None where it is gone since it was listed, or its key is not one to ask for."""
+    if entry.size == 0:
+        return entry, b""
+    try:
+        return entry, source.get_range(entry.key, 0, min(entry.size, _BEGINNING_BYTES[0]))
+    except (NotFound, InvalidLocation):
+        return entry, None
+
+
+def _claims_dicom(entry: ObjectInfo, beginning: bytes) -> bool:
+    name = entry.key.rpartition("/")[2].lower()
+    return beginning[_MAGIC] == b"DICM" or name.endswith(".dcm")
+
+
+def _header(source: Store, entry: ObjectInfo, beginning: bytes) -> tuple[Header, int]:
+    """The object's header, and the bytes it took. Raises Rejected where there is none to be had."""
+    data = beginning
+    for length in (*_BEGINNING_BYTES[1:], 0):
+        header = read_header(data, complete=len(data) >= entry.size)
+        if header is not None and (header.is_complete or _is_enough(header)):
+            break
+        if not length:
+            raise Rejected(Reason.TOO_LARGE, f"a header longer than {len(data)} bytes")
+        data += source.get_range(entry.key, len(data), min(entry.size, length) - len(data))
+    assert header is not None
+    if header.sop_class_uid != _MEDIA_DIRECTORY and header.series_instance_uid is None:
+        whole = header.has_pixels or header.rows is not None
+        raise Rejected(Reason.MALFORMED if whole else Reason.HEADER_TRUNCATED, "no SeriesInstanceUID")
+    return header, len(data)
+
+
+def _is_enough(header: Header) -> bool:
+    """Whether a header that was cut short already tells all that discovery asks."""
+    if header.series_instance_uid is None or header.modality is None:
+        return False
+    return header.modality != "CT" or header.rows is not None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is known of one series while its objects go by, in any order."""
+
+    objects: list[ObjectInfo] = field(default_factory=list)
+    ct_objects: int = 0
+    localizers: int = 0
+    without_pixels: int = 0
+    images: int = 0
+    pixel_bytes: int = 0
+    lossy: bool = False
+    facts_rank: tuple[bool, str] = (True, "")
+    facts: Header | None = None
+
+    def add(self, entry: ObjectInfo, header: Header) -> None:
+        self.objects.append(entry)
+        is_image = False
+        if header.modality == "CT":
+            self.ct_objects += 1
+            if header.is_localizer:
+                self.localizers += 1
+            elif header.is_ct_image and header.is_complete and not header.has_pixels:
+                self.without_pixels += 1
+            elif header.is_ct_image:
+                is_image = True
+                self.images += max(header.frame_count, 1)
+                self.pixel_bytes += header.pixel_bytes
+                self.lossy = self.lossy or header.is_lossy
+        # The facts of a series are those of its first image by key, or of its first object.
+        rank = (not is_image, entry.key)
+        if self.facts is None or rank < self.facts_rank:
+            self.facts, self.facts_rank = header, rank
+
+    def verdict(self, limits: Limits) -> tuple[Reason, str] | None:
+        """Why the series is not to be processed; None where it is."""
+        count = len(self.objects)
+        largest_bytes = max(entry.size for entry in self.objects)
+        if not self.ct_objects:
+            return Reason.NOT_CT, f"{count} objects, none of modality CT"
+        if not self.images and self.localizers:
+            return Reason.LOCALIZER, f"{count} objects, {self.localizers} localizers and no other image"
+        if not self.images and self.without_pixels:
+            return Reason.NO_PIXEL_DATA, f"{self.without_pixels} CT images without pixels"
+        if not self.images:
+            return Reason.NO_AXIAL_IMAGES, f"{count} objects, none of them a CT image"
+        if largest_bytes > limits.max_object_bytes:
+            return Reason.TOO_LARGE, f"an object of {largest_bytes} bytes, at most {limits.max_object_bytes}"
+        if self.pixel_bytes > limits.max_pixel_bytes:
+            return Reason.TOO_LARGE, f"{self.pixel_bytes} bytes of pixels, at most {limits.max_pixel_bytes}"
+        if self.images < limits.min_slices:
+            return Reason.TOO_FEW_SLICES, f"{self.images} slices, at least {limits.min_slices} expected"
+        return None
+
+
+def _series(uids: tuple[str, str], tally: _Tally, limits: Limits) -> SeriesRef:
+    verdict = tally.verdict(limits)
+    reason, detail = verdict if verdict else (None, None)
+    facts = tally.facts
+    assert facts is not None
+    return SeriesRef(
+        series_key=identity.series_key(*uids),
+        study_instance_uid=uids[0] or None,
+        series_instance_uid=uids[1],
+        status=Status.REJECTED if reason else Status.OK,
+        objects=_sorted(tally.objects),
+        reason=str(reason) if reason else None,
+        detail=detail,
+        image_count=tally.images,
+        modality=_text(facts.modality),
+        rows=facts.rows,
+        columns=facts.columns,
+        manufacturer=_text(facts.manufacturer),
+        kernel=_text(facts.kernel),
+        slice_thickness=facts.slice_thickness_mm,
+        kvp=facts.kvp,
+        contrast=facts.has_contrast,
+        lossy=tally.lossy if tally.images else None,
+    )
+
+
+def _folder(folder: str, reason: Reason, objects: list[ObjectInfo]) -> SeriesRef:
+    return SeriesRef(
+        series_key=identity.series_key("unreadable", folder, reason),
+        study_instance_uid=None,
+        series_instance_uid=None,
+        status=Status.REJECTED,
+        objects=_sorted(objects),
+        reason=str(reason),
+        detail=f"{len(objects)} objects of one folder",
+    )
+
+
+def _sorted(objects: list[ObjectInfo]) -> tuple[ObjectInfo, ...]:
+    return tuple(sorted(objects, key=lambda entry: entry.key))
+
+
+def _text(value: str | None) -> str | None:
+    """A short printable text; None for anything else, which is not what the attribute is for."""
+    return value if value and len(value) <= _FACT_CHARACTERS and value.isprintable() else None
