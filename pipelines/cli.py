@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -76,15 +77,14 @@ def discover(
     endpoint_url: Endpoint = None,
 ) -> int:
     """Write a manifest: one row per series of SOURCE, kept or not, with the reason."""
+    from pipelines.cohort.discover import EmptySource
     from pipelines.cohort.discover import discover as find_series
     from pipelines.store import StoreError, open_store
 
     try:
-        found = find_series(open_store(source, endpoint_url))
-    except StoreError as fault:
+        found = find_series(open_store(source, endpoint_url)).manifest
+    except (StoreError, EmptySource) as fault:
         raise UsageError(str(fault)) from None
-    if not len(found):
-        raise UsageError(f"{source}: empty, expected DICOM objects")
     try:
         manifest.write_bytes(found.encode())
     except OSError as fault:
@@ -229,10 +229,15 @@ def main() -> None:
 
 
 def run_command(arguments: list[str] | None = None) -> int:
-    """Run one command; every fault becomes one line on stderr and an exit code."""
+    """Run one command and give its exit code."""
+    return exit_code_of(lambda: app(args=arguments, standalone_mode=False))
+
+
+def exit_code_of(command: Callable[[], int | None]) -> int:
+    """Call a command; every fault becomes one line on stderr and an exit code, SIGTERM an orderly end."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(app(args=arguments, standalone_mode=False) or ExitCode.DONE)
+        return int(command() or ExitCode.DONE)
     except TyperException as fault:
         return _fail(fault.format_message() or "expected a command", ExitCode.USAGE)
     except UsageError as fault:

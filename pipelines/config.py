@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -133,6 +135,12 @@ def meaning(
         "limits": asdict(config.limits),
         "segmentation": dict(segmentation),
     }
+
+
+def config_hash(plain: Mapping[str, Any]) -> str:
+    """The name of settings that `meaning` gave: SHA-256 of their canonical JSON."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def limits_of(config: RunConfig) -> Limits:

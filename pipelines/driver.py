@@ -21,9 +21,9 @@ from ctsam3d.outcome import Status
 from pipelines import identity, parquet
 from pipelines.arrow_files import arrow_location
 from pipelines.cohort.commit import Stamp, commit
-from pipelines.cohort.discover import discover
+from pipelines.cohort.discover import EmptySource, discover
 from pipelines.cohort.work import Work
-from pipelines.config import RunConfig, limits_of, meaning
+from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import Aborted, UsageError
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.progress import Progress
@@ -118,9 +118,7 @@ def run(
     except (ValueError, OSError) as fault:
         raise UsageError(str(fault)) from None
     try:
-        manifest = discover(stores.source)
-        if not len(manifest):
-            raise UsageError(f"{stores.source.uri}: empty, expected DICOM objects")
+        manifest = discover(stores.source, limits_of(config)).manifest
         plan = _plan(manifest, structures, config, known.weights_sha256, known.settings)
         if retry_failed:
             _forget(stores.output, plan)
@@ -140,6 +138,8 @@ def run(
         # A run is saved once it is whole: a killed one leaves nothing but records, which any later run may use.
         save_run(stores.output, plan)
         published = publish(stores.output, plan)
+    except EmptySource as fault:
+        raise UsageError(str(fault)) from None
     except StoreError as fault:
         raise Aborted(str(fault)) from fault
     return Summary(plan.run_id, published.series_by_status, len(missing), stores.output.uri)
@@ -159,7 +159,7 @@ def _plan(
     settings: Mapping[str, Any],
 ) -> Run:
     kept = meaning(config, structures, settings)
-    return Run.of(manifest, structures, kept, identity.config_hash(kept), weights_sha256, code_version())
+    return Run.of(manifest, structures, kept, config_hash(kept), weights_sha256, code_version())
 
 
 def _refused(ref: SeriesRef, plan: Run) -> Work:

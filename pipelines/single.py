@@ -13,7 +13,7 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected, Status
 from pipelines import identity, parquet
 from pipelines.cohort.measure import structure_rows
-from pipelines.config import RunConfig, limits_of, meaning
+from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import UsageError
 from pipelines.records import Provenance, Record, SeriesRow, StructureRow, encode_record, read_record
 from pipelines.schemas import STRUCTURES
@@ -55,7 +55,7 @@ def segment_file(
     write_labels(destination / "labels.nii.gz", found.labels, volume.geometry)
     names = {str(label): name for name, label in sorted(found.label_ids.items(), key=lambda item: item[1])}
     (destination / "labels.json").write_text(json.dumps(names, indent=1) + "\n")
-    settings = identity.config_hash(meaning(config, structures, known.settings))
+    settings = config_hash(meaning(config, structures, known.settings))
     table = read_record(_record(volume, facts, rows, settings, known.weights_sha256), masks=False).structures
     (destination / "structures.parquet").write_bytes(parquet.write([table], STRUCTURES))
     return rows

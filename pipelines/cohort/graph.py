@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,21 +93,20 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
     shape = replica_shape(cluster_nodes(), job.resources, series)
     _set_context(job.resources)
     rows = ray.data.read_parquet(manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE)
-    done = (
-        rows.repartition(target_num_rows_per_block=1)
-        .map(LoadTask(job), num_cpus=job.resources.cpus_per_load, **_task_bounds(job.resources))
-        .map(
-            Replica,
-            fn_constructor_args=(
-                job.segmenter,
-                job.structures,
-                shape.torch_threads,
-                job.resources.series_timeout_s,
-            ),
-            **_replica_options(shape, job.resources, series),
+    resources, replica_args = job.resources, (job.segmenter, job.structures, shape.torch_threads)
+    with warnings.catch_warnings():
+        # Ray takes bounds on retries only as extra arguments, a way it means to close: see `_replica_options`.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        done = (
+            rows.repartition(target_num_rows_per_block=1)
+            .map(LoadTask(job), num_cpus=resources.cpus_per_load, **_task_bounds(resources))
+            .map(
+                Replica,
+                fn_constructor_args=(*replica_args, resources.series_timeout_s),
+                **_replica_options(shape, resources, series),
+            )
+            .map(CommitTask(job), num_cpus=resources.cpus_per_commit, **_task_bounds(resources))
         )
-        .map(CommitTask(job), num_cpus=job.resources.cpus_per_commit, **_task_bounds(job.resources))
-    )
     try:
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
@@ -151,21 +152,41 @@ class CommitTask:
 def cluster(address: str | None) -> Iterator[None]:
     """Join the Ray cluster at an address, or start one of this process's own, and leave it at the end.
 
+    A process that is already part of a cluster, such as a notebook, stays in it.
+
     Raises:
         GraphStopped: no cluster there, or none could be started.
     """
+    if ray.is_initialized():
+        yield
+        return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
     try:
-        ray.init(address=address, **options)
+        with _silence():
+            ray.init(address=address, **options)
     except (RayError, ConnectionError, RuntimeError, TimeoutError) as fault:
         raise GraphStopped(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Send what is written to file descriptor 2 nowhere: Ray's native part announces its log level there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def cluster_nodes() -> list[Node]:
@@ -178,8 +199,7 @@ def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> 
     """Arguments of the replicas' `map`, bounded: by default Ray restarts a dying actor, and retries, for ever.
 
     Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted
-    per series of the run. Ray takes these bounds only as extra arguments, a way it means to close: they stay in
-    these two functions.
+    per series of the run. A Ray that no longer takes these extra arguments needs another word here and below.
     """
     share = {"num_gpus": shape.gpus} if shape.gpus else {"num_cpus": shape.cpus}
     return {

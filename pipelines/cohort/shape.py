@@ -61,7 +61,8 @@ def replica_shape(nodes: Sequence[Node], resources: Resources, series: int) -> R
         raise ConfigError(f"the cluster has {cpus:g} CPUs, expected at least {1 if gpus else 2}")
     if gpus:
         share = resources.gpus_per_replica
-        per_node = [int(node.gpus / share + 1e-9) for node in nodes]
+        per_device = int(1 / share + 1e-9)  # a share lies on one device
+        per_node = [per_device * int(node.gpus) for node in nodes]
         count = min(resources.replicas or sum(per_node), series)
         threads = resources.torch_threads or max(1, int(cpus // max(1, sum(per_node))))
         return ReplicaShape(max(1, count), 0.0, share, threads)
