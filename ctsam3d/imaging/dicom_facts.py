@@ -1,4 +1,4 @@
-"""The first bytes of a DICOM object to the facts that sort it into a series, for listing studies without reading them."""
+"""The first bytes of a DICOM object to the facts that sort it into a series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class HeaderFacts:
         is_ct_image: a CT image by modality and SOP class.
         is_localizer: a scout, by ImageType or FrameType.
         frames: number of frames; 1 for a single-frame object.
-        position_xyz_mm, orientation: of the first frame, LPS+; direction cosines of rows' and columns' directions.
+        position_xyz_mm, orientation: of the first frame, LPS+; direction cosines of rows' and columns'
+            directions.
     """
 
     study_instance_uid: str | None
@@ -55,7 +56,8 @@ def header_facts(data: bytes, complete: bool = False) -> HeaderFacts | None:
         The facts; None where they continue past `data`: ask for more bytes.
 
     Raises:
-        Rejected: EMPTY_OBJECT, NOT_DICOM, MALFORMED, TRANSFER_SYNTAX_UNSUPPORTED; HEADER_TRUNCATED if `complete`.
+        Rejected: EMPTY_OBJECT, NOT_DICOM, MALFORMED, TRANSFER_SYNTAX_UNSUPPORTED; HEADER_TRUNCATED if
+            `complete`.
     """
     header = read_header(data, complete)
     if header is None or not (header.is_complete or _has_all_facts(header)):

@@ -218,7 +218,7 @@ def _frames(ds: Dataset, sop_class: str | None, image_type: tuple[str, ...]) -> 
 
 
 def _group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
-    """A functional group's one item: the frame's own, else the one shared by all frames, else an empty one."""
+    """A functional group's one item: the frame's own, else the shared one, else an empty one."""
     for source in (own, shared):
         for item in _items(source, keyword):
             return item
@@ -285,7 +285,7 @@ def _checked_uid(text: str) -> str | None:
 
 
 def _stored_value(ds: Dataset, tag: int, bits: int | None, is_signed: bool) -> int | None:
-    """A stored value from its raw bytes: its VR (US or SS) is ambiguous and often wrong, PixelRepresentation is not."""
+    """A stored value from its raw bytes: its VR (US or SS) is often wrong, PixelRepresentation is not."""
     element = ds.get_item(tag)
     raw = element.value if element is not None else None
     if not isinstance(raw, bytes) or len(raw) < 2 or bits is None:

@@ -1,4 +1,4 @@
-"""Bytes of one DICOM object, whole or only their beginning, to its parsed header and the place of its pixels."""
+"""Bytes of one DICOM object, or their beginning, to its parsed header and the place of its pixels."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Parsed:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from checking, warning about and logging values: its texts repeat what the header says of a person."""
+    """Keep pydicom from warning about and logging values: its texts repeat what a header says of a person."""
     logger = logging.getLogger("pydicom")
 
     def drop(record: logging.LogRecord) -> bool:
@@ -203,7 +203,7 @@ def _read(
             implicit,
             little,
             stop_when=stop_when,  # type: ignore[arg-type]
-            specific_tags=tags,  # type: ignore[arg-type]
+            specific_tags=tags,
         )
     except RecursionError:
         raise Rejected(Reason.MALFORMED, "sequences nested too deeply") from None
@@ -211,14 +211,16 @@ def _read(
         raise
     except Exception as error:  # pydicom raises what its parsing runs into, of many types
         if stream.tell() >= size:
-            return _cut(size, complete)
+            _refuse_cut(size, complete)
+            return None
         raise Rejected(Reason.MALFORMED, f"header cannot be parsed ({type(error).__name__})") from None
     if stream.tell() > size or any(_is_short(element) for element in dataset.values()):
-        return _cut(size, complete)
+        _refuse_cut(size, complete)
+        return None
     return dataset
 
 
-def _cut(size: int, complete: bool) -> None:
+def _refuse_cut(size: int, complete: bool) -> None:
     if complete:
         raise Rejected(Reason.HEADER_TRUNCATED, f"object ends at byte {size}, inside a header element")
 
@@ -240,10 +242,11 @@ def _text(dataset: Dataset, tag: int) -> str:
 
 
 def encapsulated_end(data: bytes, offset: int) -> int:
-    """Where an encapsulated pixel element that starts at `offset` ends: its fragments walked, none of them read.
+    """Where the encapsulated pixel element that starts at `offset` ends; its fragments are not read.
 
     Raises:
-        Rejected: PIXEL_DATA_TRUNCATED if the object ends first, MALFORMED if something other than fragments is met.
+        Rejected: PIXEL_DATA_TRUNCATED if the object ends first, MALFORMED if something other than fragments
+            is met.
     """
     while True:
         head = data[offset : offset + 8]

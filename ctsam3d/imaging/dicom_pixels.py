@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     HTJ2K,
+    JPEG2000,
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
-    JPEG2000,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -27,11 +27,10 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from scipy import ndimage
 
 from ctsam3d.imaging.dicom_header import Frame, Header
 from ctsam3d.imaging.dicom_parse import encapsulated_end, quiet
-from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU
+from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU, reaching_edge
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.outcome import Reason, Rejected
 
@@ -53,11 +52,13 @@ _ENCAPSULATED = (
 SUPPORTED_SYNTAXES = frozenset(str(uid) for uid in (*_NATIVE, *_ENCAPSULATED))
 # These carry stored words as they are, so unused high bits may hold anything.
 _RAW_WORDS = frozenset(str(uid) for uid in (*_NATIVE, RLELossless))
+# In order of preference; pillow, where some other package brings it, knows no 12 or 16 bit lossless JPEG.
+_FASTEST_PLUGINS = ("pyjpegls", "pylibjpeg")
 _BITS_ALLOCATED = (8, 16, 32)
 
 
 def check_format(header: Header, data: bytes) -> None:
-    """Refuse, from the header and the object's length alone, pixels that cannot be decoded to one value a voxel.
+    """Refuse, from the header and the object's length alone, pixels that cannot be decoded.
 
     Raises:
         Rejected: TRANSFER_SYNTAX_UNSUPPORTED, PHOTOMETRIC_UNSUPPORTED, MALFORMED, PIXEL_DATA_TRUNCATED.
@@ -115,8 +116,9 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
     }
     if header.extended_offsets is not None:
         options["extended_offsets"] = header.extended_offsets
+    plugin = next((name for name in _FASTEST_PLUGINS if name in decoder.available_plugins), "")
     with quiet():
-        frames = decoder.iter_array(source, raw=True, **options)
+        frames = decoder.iter_array(source, raw=True, decoding_plugin=plugin, **options)
         for index in range(header.frame_count):
             try:
                 array, _ = next(frames)
@@ -136,29 +138,33 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
 
 
 def write_hu(
-    header: Header,
-    frame: Frame,
-    stored: NDArray[Any],
-    out: NDArray[np.int16] | NDArray[np.float32],
-) -> NDArray[np.bool_] | None:
-    """Write one frame's HU, floored at AIR_HU, into `out` (rows, columns); return its padding, None where it has none.
+    header: Header, frame: Frame, stored: NDArray[Any], dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """One frame's HU of type int16 or float32, floored at AIR_HU, and its padding, None where it has none.
 
-    Values above 32767 HU saturate. Voxels holding the padding value, or lower than anything measured, are padding.
+    Values above 32767 HU saturate. Voxels that hold the padding value are padding, and so is what reaches the
+    edge of the picture with values lower than anything measured.
     """
     assert frame.slope is not None and frame.intercept is not None and header.bits_stored is not None
     padding = _declared_padding(header, frame, stored)
     if header.transfer_syntax_uid in _RAW_WORDS:
         stored = _used_bits(stored, header.bits_stored)
-    if out.dtype == np.int16:
-        wide = np.int32 if stored.dtype.itemsize <= 2 else np.int64
-        hu = stored.astype(wide) * wide(frame.slope) + wide(frame.intercept)
+    hu: NDArray[Any]
+    if dtype == np.int16:
+        hu = stored.astype(np.int32 if stored.dtype.itemsize <= 2 else np.int64)
+        hu *= int(frame.slope)
+        hu += int(frame.intercept)
     else:
         hu = stored * np.float64(frame.slope) + np.float64(frame.intercept)
-    padding |= hu < UNMEASURED_BELOW_HU
+    unmeasured = hu < UNMEASURED_BELOW_HU
+    if unmeasured.any():
+        unmeasured = reaching_edge(unmeasured)
+        padding = unmeasured if padding is None else padding | unmeasured
     np.clip(hu, AIR_HU, MAX_HU, out=hu)
+    if padding is None or not padding.any():
+        return hu.astype(dtype), None
     hu[padding] = AIR_HU
-    out[...] = hu
-    return padding if padding.any() else None
+    return hu.astype(dtype), padding
 
 
 def is_integral(frame: Frame) -> bool:
@@ -167,29 +173,22 @@ def is_integral(frame: Frame) -> bool:
     return frame.slope.is_integer() and frame.intercept.is_integer()
 
 
-def _declared_padding(header: Header, frame: Frame, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the frame holds PixelPaddingValue, or a value between it and PixelPaddingRangeLimit."""
+def _declared_padding(header: Header, frame: Frame, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where the frame holds PixelPaddingValue, or values up to PixelPaddingRangeLimit; None if nowhere."""
     if header.padding_value is None:
-        return np.zeros(stored.shape, dtype=bool)
+        return None
     limit = header.padding_value if header.padding_limit is None else header.padding_limit
     low, high = sorted((header.padding_value, limit))
     assert header.bits_stored is not None and frame.slope is not None and frame.intercept is not None
     hit = (stored >= low) & (stored <= high)
-    used = _used_bits(stored, header.bits_stored)
     bound = 1 << (header.bits_stored - int(header.is_signed))
-    if (
-        -bound * int(header.is_signed) <= low and high < bound
-    ):  # the values fit the bits stored: high bits do not count
+    if -bound * int(header.is_signed) <= low and high < bound:  # fits the bits stored: high bits do not count
+        used = _used_bits(stored, header.bits_stored)
         hit |= (used >= low) & (used <= high)
-    if high * frame.slope + frame.intercept >= AIR_HU and hit.any():
-        # Air in the body may store the very same value: only what reaches the edge of the picture was not measured.
-        parts, count = ndimage.label(hit)
-        at_edge = np.zeros(count + 1, dtype=bool)
-        for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
-            at_edge[edge] = True
-        at_edge[0] = False
-        hit = at_edge[parts]
-    return hit
+    if not hit.any():
+        return None
+    # Air in the body may store the very same value: then only what reaches the edge was not measured.
+    return reaching_edge(hit) if high * frame.slope + frame.intercept >= AIR_HU else hit
 
 
 def _used_bits(stored: NDArray[Any], bits_stored: int) -> NDArray[Any]:

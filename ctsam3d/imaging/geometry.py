@@ -1,4 +1,4 @@
-"""Where a grid of voxels lies in the patient: shape and affine in, spacing, positions and reorientation out."""
+"""Where a grid of voxels lies in the patient: shape and affine in, spacing and positions out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as stored to Hounsfield units: air floor, integer or float, which voxels were never measured, whether it is CT."""
+"""Values to Hounsfield units with air as the floor, and which voxels were measured; a check that it is CT."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.orientation import to_canonical
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.outcome import Reason, Rejected
 
 MAX_HU = 32767
-# Noise takes air a few hundred HU below -1000; nothing measured lies below this. Scanners fill the corners outside a
-# round field of view with -2000, -2048, -3024 and the like, often without declaring a padding value.
+# Noise takes air a few hundred HU below -1000; nothing measured lies below this. Scanners fill the corners
+# outside a round field of view with -2000, -2048, -3024 and the like, often without declaring a padding
+# value.
 UNMEASURED_BELOW_HU = -1500
 MIN_RANGE_HU = 50
 _SOFT_TISSUE_HU = (-200, 300)
 _MIN_SOFT_TISSUE_FRACTION = 1e-3
-# Soft tissue that sits around +1000 while nothing is as dark as air: values whose offset was never subtracted.
+# Soft tissue that sits around +1000 while nothing is as dark as air: values whose offset was never
+# subtracted.
 _SHIFTED_TISSUE_HU = (800, 1250)
 _SHIFTED_TISSUE_FRACTION = 0.15
 _DARKEST_AIR_HU = -500
 _SAMPLES = 2_000_000
 
 
+def reaching_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The part of a mask (rows, columns) that a straight run along a row or column joins to an edge.
+
+    Enough for what lies outside a convex field of view; dark streaks inside the body are left out.
+    """
+    along = np.logical_and.accumulate
+    return (
+        along(mask, axis=0)
+        | along(mask[::-1], axis=0)[::-1]
+        | along(mask, axis=1)
+        | along(mask[:, ::-1], axis=1)[:, ::-1]
+    )
+
+
 def hu_from_values(
-    values: NDArray[Any],
+    values: NDArray[Any], geometry: Geometry
 ) -> tuple[NDArray[np.int16] | NDArray[np.float32], NDArray[np.bool_] | None]:
-    """HU as int16 (all whole numbers) or float32, floored at AIR_HU, and the padding mask, None where there is none."""
+    """Values (z, y, x) of a file to HU as int16 (all whole) or float32, floored at AIR_HU, and padding.
+
+    The padding mask is None where there is none. What is not finite counts as lower than anything measured.
+    """
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
         whole = bool(finite.all()) and bool((np.rint(values) == values).all())
@@ -37,15 +58,18 @@ def hu_from_values(
         whole = True
         if values.dtype != np.int16:
             values = values.astype(np.int64)  # unsigned types cannot be compared with, or clipped at, air
-    unmeasured = values < UNMEASURED_BELOW_HU
-    clipped = np.clip(values, AIR_HU, MAX_HU)
-    clipped[unmeasured] = AIR_HU
-    hu = np.ascontiguousarray(clipped.astype(np.int16 if whole else np.float32))
-    return hu, (np.ascontiguousarray(unmeasured) if unmeasured.any() else None)
+    unmeasured = np.ascontiguousarray(values < UNMEASURED_BELOW_HU)
+    hu = np.ascontiguousarray(np.clip(values, AIR_HU, MAX_HU).astype(np.int16 if whole else np.float32))
+    if not unmeasured.any():
+        return hu, None
+    for picture in to_canonical(unmeasured, geometry):  # axial pictures, as views
+        if picture.any():
+            picture[...] = reaching_edge(picture)
+    return hu, (unmeasured if unmeasured.any() else None)
 
 
 def check_plausible(hu: NDArray[Any], padding: NDArray[np.bool_] | None) -> None:
-    """Refuse what cannot be Hounsfield units of a body: constant, without soft tissue, or with air far from -1000.
+    """Refuse what cannot be HU of a body: constant, without soft tissue, or with air far from -1000.
 
     Raises:
         Rejected: HU_IMPLAUSIBLE.

@@ -1,4 +1,4 @@
-"""NIfTI files to volumes and label maps on LPS+ grids, and label maps to files that carry geometry and nothing else."""
+"""NIfTI files to volumes and label maps on LPS+ grids, and label maps to files without any text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -27,16 +27,16 @@ _COMPRESSION_LEVEL = 5
 def read_volume(path: Path | str) -> Volume:
     """A CT from a .nii or .nii.gz file in Hounsfield units, stored in any orientation, as integers or floats.
 
-    The array keeps the file's storage order reversed to (z, y, x); the affine goes from RAS+ to LPS+. Values that are
-    all whole numbers become int16, others float32. Values below air are air, and where they are too low to be a
-    measurement, or not finite, also padding.
+    The array keeps the file's storage order reversed to (z, y, x); the affine goes from RAS+ to LPS+. Values
+    that are all whole numbers become int16, others float32. Values below air are air, and where they are too
+    low to be a measurement, or not finite, also padding.
 
     Raises:
-        Rejected: MALFORMED for a damaged file or one that is not a 3D image, GEOMETRY_INVALID for one that does not say
-            where it lies, TOO_LARGE beyond `MAX_VOXELS`.
+        Rejected: MALFORMED for a damaged file or one that is not a 3D image, GEOMETRY_INVALID for one that
+            does not say where it lies, TOO_LARGE beyond `MAX_VOXELS`.
     """
     values, geometry = _read(Path(path))
-    hu, padding = hu_from_values(values)
+    hu, padding = hu_from_values(values, geometry)
     return Volume(hu, geometry, padding)
 
 
@@ -57,7 +57,7 @@ def read_labels(path: Path | str) -> tuple[NDArray[Any], Geometry]:
 
 
 def write_labels(path: Path | str, labels: NDArray[Any], geometry: Geometry) -> None:
-    """Write integers (z, y, x) on an LPS+ grid as .nii.gz: same input, same bytes; all text fields of the header blank.
+    """Write integers (z, y, x) on an LPS+ grid as .nii.gz: same input, same bytes; text fields blank.
 
     Both the qform and the sform are set; a grid whose axes are not perpendicular is exact in the sform alone.
 
@@ -96,7 +96,11 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry]:
             raise Rejected(Reason.TOO_LARGE, f"image of shape {shape}, expected at most {MAX_VOXELS} voxels")
         if not (image.header["sform_code"] or image.header["qform_code"]):
             raise Rejected(Reason.GEOMETRY_INVALID, "header has neither a qform nor an sform")
-        values = np.asanyarray(image.dataobj).reshape(shape[:3]).T
+        proxy = cast(nib.arrayproxy.ArrayProxy, image.dataobj)
+        is_scaled = (proxy.slope, proxy.inter) != (1, 0)
+        # float32 holds every scaled HU to far below its noise, in half the memory of nibabel's float64.
+        values = np.asanyarray(proxy, dtype=np.float32) if is_scaled else np.asanyarray(proxy)
+        values = values.reshape(shape[:3]).T
         affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
     except (ImageFileError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):

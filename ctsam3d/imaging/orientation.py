@@ -1,4 +1,4 @@
-"""Which way a grid's axes point in the patient: geometry in, exact flips and transposes to nearest LPS+ out."""
+"""Which way a grid's axes point: geometry in; names, exact flips and transposes to nearest LPS+ out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _COSINE_DECIMALS = (
 def _nearest_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """For each of the directions L, P, S: the voxel axis (0=x, 1=y, 2=z) nearest it, and its sign along it.
 
-    The choice depends on where the axes point alone: storing the same voxels in another order picks the same physical
+    The choice depends on where the axes point alone: storing the same voxels in another order picks the same
+        physical
     axis for each direction, also at 45 degrees.
     """
     direction = geometry.direction
@@ -41,7 +42,7 @@ def _nearest_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, 
 
 
 def orientation_code(geometry: Geometry) -> str:
-    """Where the stored x, y and z axes point to: "LPS" for a head-first supine axial series stored as DICOM has it."""
+    """Where the stored x, y, z axes point to: "LPS" for a head-first supine axial series as in DICOM."""
     axes, signs = _nearest_axes(geometry)
     letters = [""] * 3
     for world, (axis, sign) in enumerate(zip(axes, signs, strict=True)):

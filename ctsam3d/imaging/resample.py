@@ -1,8 +1,9 @@
-"""Move a volume to the model's grid and label maps back to the source grid, whichever way the source is stored.
+"""A volume to the model's grid, label maps back to the source grid, whichever way the source is stored.
 
-Axes are first brought nearest to LPS+ by exact flips and transposes, then the geometry is rounded. Copies of one image
-that differ in storage order, or by the float32 of a NIfTI header, thereby meet in the same grid and give the same bits.
-The same rounded geometry serves both directions, so the rounding moves no mask against its image.
+Axes are first brought nearest to LPS+ by exact flips and transposes, then the geometry is rounded. Copies of
+one image that differ in storage order, or by the float32 of a NIfTI header, thereby meet in the same grid and
+give the same bits. The same rounded geometry serves both directions, so the rounding moves no mask against
+its image.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ MODEL_SPACING_MM = 1.5
 _ORIGIN_STEP_MM = 0.05
 _SPACING_STEP_MM = 1e-4
 _COSINE_DECIMALS = 4
-# Numbers in headers are short decimals. Rounding borders placed at an irrational offset keep clear of all of them.
+# Numbers in headers are short decimals. Rounding borders placed at an irrational offset keep clear of all of
+# them.
 _STEP_OFFSET = 1 / np.pi
 _INT16_MAX = int(np.iinfo(np.int16).max)
 _EDGE_TOLERANCE_VOXELS = 1e-6
 
 
 def model_geometry(source: Geometry, spacing_mm: float = MODEL_SPACING_MM) -> Geometry:
-    """The axis-aligned LPS+ grid of isotropic `spacing_mm` that covers every voxel of `source` to its outer edge."""
+    """The axis-aligned LPS+ grid of isotropic `spacing_mm` that covers `source` to its voxels' edges."""
     canonical = _rounded(canonical_geometry(source))
     corners = (
         np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in canonical.shape_zyx], indexing="ij")).reshape(3, -1).T
@@ -69,8 +71,9 @@ def to_grid(volume: Volume, geometry: Geometry) -> Volume:
 def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) -> NDArray[Any]:
     """A label map from the model's grid to the source grid, in the order the source stores its voxels.
 
-    Each source voxel takes the label with the largest trilinear weight among the eight model voxels around it, so
-    boundaries are as smooth as interpolation makes them and labels never mix. Outside the model's grid it is 0.
+    Each source voxel takes the label with the largest trilinear weight among the eight model voxels around
+    it, so boundaries are as smooth as interpolation makes them and labels never mix. Outside the model's grid
+    it is 0.
 
     Args:
         labels: integers (z, y, x) on `model`.
@@ -172,7 +175,7 @@ def _vote(
     coordinates: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     shape: tuple[int, ...],
 ) -> NDArray[Any]:
-    """Labels (rows, columns) of one slice: the corner's where the cell is uniform, else by trilinear weight."""
+    """Labels (rows, columns) of a slice: the corner's where the cell is uniform, else by weight."""
     flat = np.zeros(coordinates[0].shape, dtype=np.int64)
     inside = np.ones(coordinates[0].shape, dtype=bool)
     fractions = []
@@ -197,7 +200,7 @@ def _vote(
 def _heaviest_label(
     grid: NDArray[Any], lowest_corner: NDArray[np.int64], fractions: list[NDArray[np.float64]]
 ) -> NDArray[Any]:
-    """For points in cells of several labels: the label whose corners have the largest summed trilinear weight."""
+    """For points in cells of several labels: the label whose corners weigh most together."""
     stride = (grid.shape[1] * grid.shape[2], grid.shape[2], 1)
     corners = [(dz, dy, dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
     flat_grid = grid.ravel()

@@ -48,7 +48,8 @@ class Stack:
 
     Attributes:
         geometry: LPS+, slices along z in the direction of the normal.
-        members: for each slice the indices of the planes at that position; more than one where positions repeat.
+        members: for each slice the indices of the planes at that position; more than one where positions
+            repeat.
         set_aside: indices of planes that belong to another orientation.
     """
 
@@ -61,8 +62,8 @@ def stack_planes(planes: Sequence[Plane], min_slices: int, min_extent_mm: float)
     """Order planes into one stack.
 
     Raises:
-        Rejected: GEOMETRY_INVALID, ORIENTATION_MIXED, SHAPE_MIXED, TOO_FEW_SLICES, SLICES_MISSING, SPACING_IRREGULAR or
-            GANTRY_TILT.
+        Rejected: GEOMETRY_INVALID, ORIENTATION_MIXED, SHAPE_MIXED, TOO_FEW_SLICES, SLICES_MISSING,
+            SPACING_IRREGULAR or GANTRY_TILT.
     """
     axes = [_axes(plane) for plane in planes]
     chosen, set_aside = _majority_orientation(axes)
@@ -154,7 +155,7 @@ def _in_plane_spacing(planes: Sequence[Plane]) -> tuple[float, float]:
 def _ordered(
     along: NDArray[np.float64], chosen: Sequence[int]
 ) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
-    """Sort by position along the normal: for each position the first plane's place in `chosen`, and all its planes."""
+    """Sort along the normal: for each position its first plane's place in `chosen`, and all its planes."""
     order: list[int] = []
     members: list[list[int]] = []
     for i in (int(i) for i in np.argsort(along, kind="stable")):

@@ -17,7 +17,7 @@ class Volume:
     Attributes:
         hu: int16 or float32 (z, y, x). Padding outside the reconstruction is AIR_HU.
         geometry: where the voxels lie, LPS+ mm.
-        padding: bool (z, y, x), True where the scanner stored no measurement; None where every voxel is measured.
+        padding: bool (z, y, x), True where the scanner measured nothing; None where all is measured.
     """
 
     hu: NDArray[np.int16] | NDArray[np.float32]
