@@ -47,17 +47,20 @@ def export_nifti(output: Store, destination: Path, series_uid: str | None = None
         for key in sorted(wanted):
             masks = SeriesIndex(read_shard(output, MASK_FILES, MASK_FILES.shard(key))).rows(key)
             if masks.num_rows:
-                uid = wanted[key]
-                if uid is None or not is_uid(uid):
-                    raise ExportError("a series has masks but no valid UID to name its folder")
-                # The same series UID under a second study would land in the same folder.
-                folder = destination / (f"{uid}_{key[:8]}" if uid in written else uid)
-                written.add(uid)
-                _write(masks, folder)
-                yield folder
+                name = _folder_name(wanted[key], key, written)
+                written.add(name)
+                _write(masks, destination / name)
+                yield destination / name
     if not written:
         what = "the output" if series_uid is None else f"series {series_uid}"
         raise ExportError(f"{what} holds no masks to export")
+
+
+def _folder_name(uid: str | None, key: str, taken: set[str]) -> str:
+    """The series UID; its key where it has none, both where another study has a series of that UID."""
+    if not is_uid(uid):
+        return key
+    return f"{uid}_{key}" if uid in taken else str(uid)
 
 
 def _write(masks: pa.Table, folder: Path) -> None:

@@ -6,22 +6,25 @@ Every retry is finite and quick; errors are those of `pipelines.store_errors`.
 
 from __future__ import annotations
 
-import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, S3Store
 
+from pipelines.store_address import (
+    check_key,
+    endpoint_of_environment,
+    is_s3,
+    local_path,
+    open_backends,
+    without_slash,
+)
 from pipelines.store_errors import (
     FAULTS,
-    NO_CREDENTIALS,
     AccessDenied,
     Changed,
     ConditionIgnored,
@@ -48,25 +51,8 @@ __all__ = [
     "open_store",
 ]
 
-# Where keys come from when not from the machine's own metadata service.
-_KEY_VARIABLES = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_SKIP_SIGNATURE",
-)
 _LIST_PAGE = 1000
-_RETRIES: dict[str, Any] = {
-    "max_retries": 4,
-    "retry_timeout": timedelta(seconds=30),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=3),
-        "base": 2,
-    },
-}
-_TIMEOUTS: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+_CREATE_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +62,6 @@ class ObjectInfo:
     key: str
     size: int
     etag: str | None
-
-
-def check_key(key: str) -> str:
-    """Return `key` when it names an object inside a store; raise InvalidLocation otherwise.
-
-    Refused: empty, absolute, backslash, control characters, and empty, `.` or `..` segments.
-    """
-    segments = key.split("/")
-    if (
-        "\\" in key
-        or any(ord(c) < 32 or ord(c) == 127 for c in key)
-        or any(s in ("", ".", "..") for s in segments)
-    ):
-        raise InvalidLocation(f"not an acceptable key (of {len(key)} characters): {ascii(key[:80])}")
-    return key
 
 
 @dataclass(frozen=True)
@@ -105,10 +76,12 @@ class Store:
     uri: str
     endpoint_url: str | None = None
     _backend: Any = field(init=False, repr=False, compare=False)
+    _creator: Any = field(init=False, repr=False, compare=False)  # never repeats a request by itself
 
     def __post_init__(self) -> None:
-        backend = _s3(self.uri, self.endpoint_url) if _is_s3(self.uri) else _local(self.uri)
+        backend, creator = open_backends(self.uri, self.endpoint_url)
         object.__setattr__(self, "_backend", backend)
+        object.__setattr__(self, "_creator", creator)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.uri, self.endpoint_url)
@@ -146,21 +119,25 @@ class Store:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write the object unless one is there. True: these bytes were written; False: another was first.
 
-        A write whose answer was lost is settled by reading: an object of these very bytes counts as written.
+        A write whose answer was lost is tried again; an object there by then is ours if it holds these
+        very bytes.
         """
-        try:
-            obstore.put(self._backend, check_key(key), data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except FAULTS as fault:
-            error = translate(fault, self.address(key))
-            if not isinstance(error, Unreachable):
-                raise error from None
+        error: StoreError | None = None
+        for pause_s in _CREATE_PAUSES_S:
+            time.sleep(pause_s)
             try:
-                return self.get(key) == data
-            except StoreError:
-                raise error from None
-        return True
+                obstore.put(self._creator, check_key(key), data, mode="create", use_multipart=False)
+                return True
+            except AlreadyExistsError as fault:
+                if "status code: 409" not in str(fault):  # 409: two writes met, and neither need have won
+                    return error is not None and self.get(key) == data
+                error = Unreachable(f"{self.address(key)}: writers kept meeting, given up after retries")
+            except FAULTS as fault:
+                error = translate(fault, self.address(key))
+                if not isinstance(error, Unreachable):
+                    raise error from None
+        assert error is not None
+        raise error
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects under the folder `prefix`, page by page; sorted on S3, in no order on a local folder."""
@@ -222,10 +199,10 @@ def open_store(uri: str, endpoint_url: str | None = None, *, create: bool = Fals
     Raises:
         StoreError: missing folder or bucket, refused credentials, no answer; one line each.
     """
-    if _is_s3(uri):
-        store = Store(uri.rstrip("/"), endpoint_url or _endpoint_of_environment())
+    if is_s3(uri):
+        store = Store(without_slash(uri), endpoint_url or endpoint_of_environment())
     else:
-        folder = _local_path(uri)
+        folder = local_path(uri)
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -234,67 +211,3 @@ def open_store(uri: str, endpoint_url: str | None = None, *, create: bool = Fals
         store = Store(str(folder))
     store.check_reachable()
     return store
-
-
-def _is_s3(uri: str) -> bool:
-    return uri.startswith("s3://")
-
-
-def _endpoint_of_environment() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-def _local_path(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise InvalidLocation(f"a file:// address has three slashes, found a host name in {uri!r}")
-        return Path(unquote(parts.path)).absolute()
-    if "://" in uri:
-        raise InvalidLocation(
-            f"{parts.scheme}:// is not supported; use a folder, file:// or s3://bucket/prefix"
-        )
-    if not uri:
-        raise InvalidLocation("the address of a folder or bucket is empty")
-    return Path(uri).expanduser().absolute()
-
-
-def _local(path: str) -> LocalStore:
-    if not Path(path).exists():
-        raise NotFound(f"{path}: the folder does not exist")
-    if not Path(path).is_dir():
-        raise InvalidLocation(f"{path}: not a folder")
-    try:
-        return LocalStore(path)
-    except FAULTS as fault:
-        raise translate(fault, path) from None
-
-
-def _s3(uri: str, endpoint_url: str | None) -> S3Store:
-    parts = urlsplit(uri)
-    bucket, prefix = parts.netloc, parts.path.strip("/")
-    if not bucket or parts.username or parts.port or parts.query or parts.fragment:
-        raise InvalidLocation("expected s3://bucket or s3://bucket/prefix, without keys or options in it")
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true" and not any(
-        map(os.environ.get, _KEY_VARIABLES)
-    ):
-        raise AccessDenied(f"{uri}: {NO_CREDENTIALS}")
-    options = dict(_TIMEOUTS)
-    settings: dict[str, Any] = {}
-    if endpoint_url:
-        scheme = urlsplit(endpoint_url).scheme
-        if scheme not in ("http", "https"):
-            raise InvalidLocation("the endpoint must start with http:// or https://")
-        options["allow_http"] = scheme == "http"
-        settings["endpoint"] = endpoint_url.rstrip("/")
-    settings["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    try:
-        return S3Store(
-            bucket,
-            prefix=check_key(prefix) if prefix else None,
-            client_options=options,  # type: ignore[arg-type]
-            retry_config=_RETRIES,  # type: ignore[arg-type]
-            **settings,
-        )
-    except FAULTS as fault:
-        raise translate(fault, uri) from None

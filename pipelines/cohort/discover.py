@@ -1,9 +1,10 @@
-"""Discover what a source holds: a Store in, a Manifest out, one row per series whether it is to be processed or not.
+"""Discover what a source holds: a Store in, a Manifest out, one row per series, kept or not.
 
-1. Every object is listed, page by page, and its beginning read by threads a bounded way ahead. More is fetched only
-   where the header is longer. What neither has the DICOM magic nor is called .dcm is counted and passed over.
-2. Headers are folded one by one into a tally per (study, series); no header is kept. Objects that claim to be DICOM
-   and cannot be read are gathered in one row for each folder and reason, without UIDs, so that nothing disappears.
+1. Every object is listed, page by page, and its beginning read by threads a bounded way ahead; more of
+   it where the header is longer. What neither has the DICOM magic nor is called .dcm is counted, no more.
+2. Headers are folded one by one into a tally per (study, series); where an anonymiser blanked the UIDs, the
+   folder stands for them. Objects that claim to be DICOM and cannot be read are gathered in one row for each
+   folder and reason, so that nothing disappears.
 3. Each tally gets its verdict. The manifest is sorted: the same source gives the same bytes.
 
 Memory: about 300 bytes an object (key, size, ETag), whatever the objects weigh.
@@ -25,7 +26,14 @@ _THREADS = 16
 _BEGINNING_BYTES = (1 << 16, 1 << 20, 1 << 24)
 _MAGIC = slice(128, 132)
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR: an index, not an image
+_PAST_IDENTITY, _PAST_FACTS = (
+    0x00210000,
+    0x00290000,
+)  # tags past which nothing is asked of any object, of a CT
 _FACT_CHARACTERS = 64
+
+# StudyInstanceUID, SeriesInstanceUID, and the folder of objects without the latter.
+_Identity = tuple[str | None, str | None, str]
 
 
 class EmptySource(Exception):
@@ -57,10 +65,11 @@ def discover(source: Store, limits: Limits | None = None, threads: int = _THREAD
         StoreError: the source cannot be listed or read.
     """
     limits = limits or Limits()
-    found: dict[tuple[str, str], _Tally] = {}
+    found: dict[_Identity, _Tally] = {}
     unreadable: dict[tuple[str, Reason], list[ObjectInfo]] = {}
     listed = skipped = bytes_read = 0
-    for entry, beginning in prefetch(lambda one: _begin(source, one), source.list(), threads, 8 * threads):
+    beginnings = prefetch(lambda entry: _begin(source, entry), source.list(), threads, 8 * threads)
+    for entry, beginning in beginnings:
         listed += 1
         if beginning is None or not _claims_dicom(entry, beginning):
             skipped += 1
@@ -69,30 +78,34 @@ def discover(source: Store, limits: Limits | None = None, threads: int = _THREAD
             header, length = _header(source, entry, beginning)
         except Rejected as refusal:
             bytes_read += len(beginning)
-            folder = entry.key.rpartition("/")[0]
-            unreadable.setdefault((folder, refusal.reason), []).append(entry)
+            unreadable.setdefault((_folder_of(entry), refusal.reason), []).append(entry)
             continue
         bytes_read += length
         if header.sop_class_uid == _MEDIA_DIRECTORY:
             skipped += 1
             continue
-        series = (header.study_instance_uid or "", header.series_instance_uid or "")
+        uid = header.series_instance_uid
+        series = (header.study_instance_uid, uid, "" if uid else _folder_of(entry))
         found.setdefault(series, _Tally()).add(entry, header)
     if not found and not unreadable:
         raise EmptySource(f"{source.uri}: no DICOM objects found ({listed} objects looked at)")
     rows = [_series(uids, tally, limits) for uids, tally in found.items()]
-    rows += [_folder(name, reason, objects) for (name, reason), objects in unreadable.items()]
+    rows += [_unreadable(folder, reason, objects) for (folder, reason), objects in unreadable.items()]
     return Discovery(Manifest.of(rows), listed, skipped, bytes_read)
 
 
 def _begin(source: Store, entry: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
-    """The object's first bytes; None where it is gone since it was listed, or its key is not one to ask for."""
+    """The object's first bytes; None where it is gone since it was listed, or its key is unfit."""
     if entry.size == 0:
         return entry, b""
     try:
         return entry, source.get_range(entry.key, 0, min(entry.size, _BEGINNING_BYTES[0]))
     except (NotFound, InvalidLocation):
         return entry, None
+
+
+def _folder_of(entry: ObjectInfo) -> str:
+    return entry.key.rpartition("/")[0]
 
 
 def _claims_dicom(entry: ObjectInfo, beginning: bytes) -> bool:
@@ -111,17 +124,21 @@ def _header(source: Store, entry: ObjectInfo, beginning: bytes) -> tuple[Header,
             raise Rejected(Reason.TOO_LARGE, f"a header longer than {len(data)} bytes")
         data += source.get_range(entry.key, len(data), min(entry.size, length) - len(data))
     assert header is not None
-    if header.sop_class_uid != _MEDIA_DIRECTORY and header.series_instance_uid is None:
-        whole = header.has_pixels or header.rows is not None
-        raise Rejected(Reason.MALFORMED if whole else Reason.HEADER_TRUNCATED, "no SeriesInstanceUID")
+    uids = (header.study_instance_uid, header.series_instance_uid)
+    if not all(uid is None or identity.is_uid(uid) for uid in uids):
+        raise Rejected(Reason.MALFORMED, "a UID that is not digits in groups joined by dots")
+    if (
+        header.series_instance_uid is None
+        and header.rows is None
+        and header.sop_class_uid != _MEDIA_DIRECTORY
+    ):
+        raise Rejected(Reason.HEADER_TRUNCATED, "neither a SeriesInstanceUID nor a size of the image")
     return header, len(data)
 
 
 def _is_enough(header: Header) -> bool:
     """Whether a header that was cut short already tells all that discovery asks."""
-    if header.series_instance_uid is None or header.modality is None:
-        return False
-    return header.modality != "CT" or header.rows is not None
+    return header.last_tag >= (_PAST_FACTS if header.modality == "CT" else _PAST_IDENTITY)
 
 
 @dataclass(slots=True)
@@ -178,15 +195,16 @@ class _Tally:
         return None
 
 
-def _series(uids: tuple[str, str], tally: _Tally, limits: Limits) -> SeriesRef:
+def _series(series: _Identity, tally: _Tally, limits: Limits) -> SeriesRef:
     verdict = tally.verdict(limits)
     reason, detail = verdict if verdict else (None, None)
     facts = tally.facts
     assert facts is not None
+    study_uid, series_uid, folder = series
     return SeriesRef(
-        series_key=identity.series_key(*uids),
-        study_instance_uid=uids[0] or None,
-        series_instance_uid=uids[1],
+        series_key=identity.series_key(study_uid or "", series_uid or "", *([folder] if folder else [])),
+        study_instance_uid=study_uid,
+        series_instance_uid=series_uid,
         status=Status.REJECTED if reason else Status.OK,
         objects=_sorted(tally.objects),
         reason=str(reason) if reason else None,
@@ -204,7 +222,7 @@ def _series(uids: tuple[str, str], tally: _Tally, limits: Limits) -> SeriesRef:
     )
 
 
-def _folder(folder: str, reason: Reason, objects: list[ObjectInfo]) -> SeriesRef:
+def _unreadable(folder: str, reason: Reason, objects: list[ObjectInfo]) -> SeriesRef:
     return SeriesRef(
         series_key=identity.series_key("unreadable", folder, reason),
         study_instance_uid=None,
