@@ -75,24 +75,21 @@ def cubes() -> Tensor:
 
 @torch.no_grad()
 def outputs() -> dict[str, NDArray[np.float32]]:
-    """Strided outputs of the tiny network: embeddings, a first click, a correction, a heat map."""
+    """Strided outputs of the tiny network: embeddings, a corrected mask, a heat map."""
     model, pair = tiny(), cubes()
     embeddings = model.embed(pair)
     first, second = embeddings.take([0]), embeddings.take([1])
-    one, quality = model.decode_with_quality(first, torch.tensor([[[20.0, 33, 47]]]), torch.tensor([[1]]))
     clicks = torch.tensor([[[12.7, 40, 9], [70.0, -3, 30], [14, 41, 9], [0, 0, 0]]])
-    corrected, corrected_quality = model.decode_with_quality(
-        second, clicks, torch.tensor([[1, 0, 1, -1]]), previous_mask=one
-    )
-    heat = model.propose_click(pair[:1], one, pair[1:])
+    labels = torch.tensor([[1, 0, 1, -1]])
+    mask, quality = model.decode_with_quality(second, clicks, labels, previous_mask=pair[:1])
+    heat = model.propose_click(pair[:1], pair[:1], pair[1:])
     sampled = {
         "stage1": first.stage1[..., ::4, ::4, ::4],
         "stage2": first.stage2[..., ::4, ::4, ::4],
         "stage3": first.stage3[..., ::2, ::2, ::2],
         "stage4": first.stage4,
-        "one_click": one[..., ::5, ::5, ::5],
-        "corrected": corrected[..., ::5, ::5, ::5],
-        "quality": torch.cat([quality, corrected_quality]),
+        "mask": mask[..., ::5, ::5, ::5],
+        "quality": quality,
         "heat": heat[..., ::5, ::5, ::5],
     }
     return {name: tensor.numpy() for name, tensor in sampled.items()}

@@ -1,18 +1,29 @@
 """The network's contract on tensors: shapes, batches, gradients, what is refused."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ctsam3d.network import build
+from ctsam3d.network.config import SIZES
 from ctsam3d.network.initialisation import initialise
 from ctsam3d.network.model import CtSam3d
 
+SLIM = dataclasses.replace(
+    SIZES["nano"],
+    size="slim",
+    embedding_widths=(6, 8, 10, 12),
+    prompt_width=8,
+    upsampled_widths=(8, 10, 12, 14, 16),
+)
+
 
 @pytest.fixture(scope="module")
-def nano() -> CtSam3d:
-    """Random weights with gammas and betas large enough that clicks matter."""
-    model = build("nano")
+def slim() -> CtSam3d:
+    """Nano made narrow, to be quick, with weights large enough that clicks matter."""
+    model = CtSam3d(SLIM)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         for parameter in model.parameters():
@@ -52,33 +63,33 @@ def answer(model, batch, samples):
 
 
 @torch.no_grad()
-def test_a_batch_of_three_equals_three_batches_of_one(nano, batch):
-    together = answer(nano, batch, [0, 1, 2])
-    alone = [answer(nano, batch, [n]) for n in range(3)]
+def test_a_batch_of_three_equals_three_batches_of_one(slim, batch):
+    together = answer(slim, batch, [0, 1, 2])
+    alone = [answer(slim, batch, [n]) for n in range(3)]
     for parts, whole in zip(zip(*alone, strict=True), together, strict=True):
         torch.testing.assert_close(torch.cat(parts), whole, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_calls_share_no_state(nano, batch):
-    first = answer(nano, batch, [0])
-    answer(nano, batch, [1])
-    for before, after in zip(first, answer(nano, batch, [0]), strict=True):
+def test_calls_share_no_state(slim, batch):
+    first = answer(slim, batch, [0])
+    answer(slim, batch, [1, 2])
+    for before, after in zip(first, answer(slim, batch, [0]), strict=True):
         assert torch.equal(before, after)
 
 
 @torch.no_grad()
-def test_shapes_and_kinds_of_the_answers(nano, batch):
-    embeddings = nano.embed(batch["cubes"][:2])
+def test_shapes_and_kinds_of_the_answers(slim, batch):
+    embeddings = slim.embed(batch["cubes"][:2])
     assert [tuple(e.shape) for e in embeddings] == [
-        (2, 48, 16, 16, 16),
-        (2, 48, 8, 8, 8),
-        (2, 48, 4, 4, 4),
-        (2, 96, 2, 2, 2),
+        (2, 6, 16, 16, 16),
+        (2, 8, 8, 8, 8),
+        (2, 10, 4, 4, 4),
+        (2, 12, 2, 2, 2),
     ]
     clicks, labels = batch["clicks"][:2], batch["labels"][:2]
-    mask = nano.decode(embeddings, clicks, labels)
-    logits = nano.decode_logits(embeddings, clicks, labels)
+    mask = slim.decode(embeddings, clicks, labels)
+    logits = slim.decode_logits(embeddings, clicks, labels)
     assert mask.shape == (2, 1, 64, 64, 64)
     assert mask.dtype == torch.float32
     assert torch.equal(mask, logits.sigmoid())
@@ -86,22 +97,22 @@ def test_shapes_and_kinds_of_the_answers(nano, batch):
 
 
 @torch.no_grad()
-def test_clicks_and_previous_mask_change_the_mask(nano, batch):
-    embeddings = nano.embed(batch["cubes"][:1])
+def test_clicks_and_previous_mask_change_the_mask(slim, batch):
+    embeddings = slim.embed(batch["cubes"][:1])
     here, there = torch.tensor([[[20.0, 20, 20]]]), torch.tensor([[[44.0, 20, 20]]])
-    one = nano.decode(embeddings, here, torch.tensor([[1]]))
+    one = slim.decode(embeddings, here, torch.tensor([[1]]))
     others = (
-        nano.decode(embeddings, there, torch.tensor([[1]])),
-        nano.decode(embeddings, here, torch.tensor([[0]])),
-        nano.decode(embeddings, here, torch.tensor([[1]]), batch["previous"][:1]),
+        slim.decode(embeddings, there, torch.tensor([[1]])),
+        slim.decode(embeddings, here, torch.tensor([[0]])),
+        slim.decode(embeddings, here, torch.tensor([[1]]), batch["previous"][:1]),
     )
     assert all((one - other).abs().max() > 1e-3 for other in others)
-    assert torch.equal(one, nano.decode(embeddings, here, torch.tensor([[1]]), torch.zeros_like(one)))
+    assert torch.equal(one, slim.decode(embeddings, here, torch.tensor([[1]]), torch.zeros_like(one)))
 
 
 @torch.no_grad()
-def test_embeddings_can_be_taken_for_several_prompts_on_one_cube(nano, batch):
-    embeddings = nano.embed(batch["cubes"][:2])
+def test_embeddings_can_be_taken_for_several_prompts_on_one_cube(slim, batch):
+    embeddings = slim.embed(batch["cubes"][:2])
     taken = embeddings.take([1, 0, 1])
     assert torch.equal(taken.stage3[0], embeddings.stage3[1])
     assert torch.equal(taken.stage3[2], embeddings.stage3[1])
@@ -109,11 +120,11 @@ def test_embeddings_can_be_taken_for_several_prompts_on_one_cube(nano, batch):
 
 
 @torch.no_grad()
-def test_only_whether_the_mask_exceeds_a_half_counts_for_the_neighbour(nano, batch):
+def test_only_whether_the_mask_exceeds_a_half_counts_for_the_neighbour(slim, batch):
     cube, mask = batch["cubes"][:1], batch["previous"][:1]
-    heat = nano.propose_click(cube, mask, batch["cubes"][1:2])
-    assert torch.equal(heat, nano.propose_click(cube, mask > 0.5, batch["cubes"][1:2]))
-    assert not torch.equal(heat, nano.propose_click(cube, mask > 0.6, batch["cubes"][1:2]))
+    heat = slim.propose_click(cube, mask, batch["cubes"][1:2])
+    assert torch.equal(heat, slim.propose_click(cube, mask > 0.5, batch["cubes"][1:2]))
+    assert not torch.equal(heat, slim.propose_click(cube, mask > 0.6, batch["cubes"][1:2]))
 
 
 def test_every_trained_weight_gets_a_finite_gradient_from_the_recipes_start(batch):
@@ -136,18 +147,18 @@ def test_every_trained_weight_gets_a_finite_gradient_from_the_recipes_start(batc
         assert norm > 0
 
 
-def test_shapes_that_do_not_fit_are_refused(nano, batch):
+def test_shapes_that_do_not_fit_are_refused(slim, batch):
     clicks, labels = batch["clicks"], batch["labels"]
     with pytest.raises(ValueError, match=r"cubes of shape \(3, 2, 64, 64, 64\), found \(3, 1, 64, 64, 64\)"):
-        nano.embed(batch["cubes"][:, :1])
+        slim.embed(batch["cubes"][:, :1])
     with torch.no_grad():
-        embeddings = nano.embed(batch["cubes"])
+        embeddings = slim.embed(batch["cubes"])
     with pytest.raises(ValueError, match="clicks for 2 cubes with embeddings of 3"):
-        nano.decode(embeddings, clicks[:2], labels[:2])
+        slim.decode(embeddings, clicks[:2], labels[:2])
     with pytest.raises(ValueError, match="previous mask"):
-        nano.decode(embeddings, clicks, labels, batch["previous"][:, 0])
+        slim.decode(embeddings, clicks, labels, batch["previous"][:, 0])
     with pytest.raises(ValueError, match="mask"):
-        nano.propose_click(batch["cubes"], batch["previous"][:1], batch["cubes"])
+        slim.propose_click(batch["cubes"], batch["previous"][:1], batch["cubes"])
 
 
 def test_an_unknown_size_is_refused_with_those_there_are():
@@ -158,10 +169,10 @@ def test_an_unknown_size_is_refused_with_those_there_are():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @torch.no_grad()
-def test_a_gpu_gives_the_same_answers(nano, batch):
-    expected = answer(nano, batch, [0, 1, 2])
-    on_gpu = build("nano").to("cuda").eval()
-    on_gpu.load_state_dict(nano.state_dict())
+def test_a_gpu_gives_the_same_answers(slim, batch):
+    expected = answer(slim, batch, [0, 1, 2])
+    on_gpu = CtSam3d(SLIM).to("cuda").eval()
+    on_gpu.load_state_dict(slim.state_dict())
     found = answer(on_gpu, {name: tensor.cuda() for name, tensor in batch.items()}, [0, 1, 2])
     for here, there in zip(expected, found, strict=True):
         torch.testing.assert_close(there.cpu(), here, atol=1e-2, rtol=1e-2)

@@ -1,0 +1,92 @@
+"""The structures the localizer tells apart, and which of them a labelled name may be.
+
+Labels come from many hands: one case names five lung lobes, another both lungs as one, a third only the liver. Each
+name maps to the set of localizer classes that its voxels may belong to, so that every label teaches what it knows and
+nothing more.
+"""
+
+from __future__ import annotations
+
+BACKGROUND = "background"
+
+LOCALIZED: tuple[str, ...] = (
+    "lung_left",
+    "lung_right",
+    "heart",
+    "aorta",
+    "inferior_vena_cava",
+    "esophagus",
+    "trachea",
+    "liver",
+    "spleen",
+    "kidney_left",
+    "kidney_right",
+    "stomach",
+    "pancreas",
+    "gallbladder",
+    "urinary_bladder",
+    "colon",
+    "small_bowel",
+    "spinal_cord",
+    "brain",
+    "brainstem",
+    "parotid_gland_left",
+    "parotid_gland_right",
+    "mandible",
+    "skull",
+    "vertebrae",
+    "ribs",
+    "sternum",
+    "sacrum",
+    "hip_left",
+    "hip_right",
+    "femur_left",
+    "femur_right",
+    "scapula_left",
+    "scapula_right",
+    "clavicula_left",
+    "clavicula_right",
+    "humerus_left",
+    "humerus_right",
+    "autochthon_left",
+    "autochthon_right",
+    "iliopsoas_left",
+    "iliopsoas_right",
+)
+CLASSES: tuple[str, ...] = (BACKGROUND, *LOCALIZED)
+
+_MERGED: dict[str, tuple[str, ...]] = {
+    "lung": ("lung_left", "lung_right"),
+    "lung_upper_lobe_left": ("lung_left",),
+    "lung_lower_lobe_left": ("lung_left",),
+    "lung_upper_lobe_right": ("lung_right",),
+    "lung_middle_lobe_right": ("lung_right",),
+    "lung_lower_lobe_right": ("lung_right",),
+    "lung_tumour": ("lung_left", "lung_right", BACKGROUND),
+    "tumour": ("lung_left", "lung_right", BACKGROUND),
+    "duodenum": ("small_bowel",),
+    "vertebrae_S1": ("sacrum",),
+    # a voxel phantom's brain includes the stem; a trunk's skull may include the mandible
+    "brain": ("brain", "brainstem"),
+    "skull": ("skull", "mandible"),
+    "salivary_glands_left": ("parotid_gland_left", BACKGROUND),
+    "salivary_glands_right": ("parotid_gland_right", BACKGROUND),
+    # borders of the heart with its great vessels are drawn differently everywhere
+    "atrial_appendage_left": ("heart",),
+    "pulmonary_vein": ("heart", "lung_left", "lung_right", BACKGROUND),
+    "pulmonary_artery": ("heart", BACKGROUND),
+    "blood_vessels": ("aorta", "inferior_vena_cava", BACKGROUND),
+}
+
+
+def classes_of(name: str) -> tuple[str, ...]:
+    """The localizer classes that a voxel labelled `name` may belong to."""
+    if name in _MERGED:
+        return _MERGED[name]
+    if name in LOCALIZED:
+        return (name,)
+    if name.startswith("vertebrae_"):
+        return ("vertebrae",)
+    if name.startswith("rib_"):
+        return ("ribs",)
+    return (BACKGROUND,)

@@ -1,0 +1,86 @@
+"""Draw one training patch from a case: a random pose and warp of space, one resampling, random intensities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How wildly space may be changed.
+
+    Attributes:
+        rotation_deg: largest angle about each axis.
+        scale: smallest and largest factor.
+        warp_mm: largest size of a smooth displacement.
+        flip_probability: of mirroring left-right; only where side has no meaning.
+    """
+
+    rotation_deg: float = 10.0
+    scale: tuple[float, float] = (0.85, 1.2)
+    warp_mm: float = 8.0
+    flip_probability: float = 0.0
+
+
+def draw_grid(
+    rng: np.random.Generator, shape_zyx: tuple[int, int, int], spacing_mm: float, pose: Pose
+) -> NDArray[np.float32]:
+    """Offsets (z, y, x, 3) in mm, (z, y, x) order, from the patch's centre to where each patch voxel is sampled."""
+    axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * spacing_mm for n in shape_zyx]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    matrix = np.diag(rng.uniform(*pose.scale) * rng.uniform(0.94, 1.06, 3))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        angle = np.deg2rad(rng.uniform(-pose.rotation_deg, pose.rotation_deg))
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    if rng.random() < pose.flip_probability:
+        matrix = matrix @ np.diag([1, 1, -1])
+    grid = grid @ matrix.T.astype(np.float32)
+    knots = torch.from_numpy(rng.standard_normal((1, 3, 5, 5, 5)).astype(np.float32)) * (rng.uniform(0, pose.warp_mm) / 2)
+    warp = F.interpolate(knots, size=shape_zyx, mode="trilinear", align_corners=True)[0]
+    moved: NDArray[np.float32] = grid + warp.permute(1, 2, 3, 0).numpy()
+    return moved
+
+
+def sample(
+    array: NDArray[np.generic], centre_zyx: NDArray[np.float64], spacing_mm: float, grid: NDArray[np.float32], *,
+    linear: bool, outside: float,
+) -> NDArray[np.float32]:
+    """Values of `array` (z, y, x) at `centre_zyx` (voxels) + `grid` (mm); `outside` beyond the array."""
+    size = np.array(array.shape, dtype=np.float32)
+    index = grid / spacing_mm + centre_zyx.astype(np.float32)
+    normal = ((index + 0.5) / size * 2 - 1)[..., ::-1]
+    source = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) - outside)[None, None]
+    found = F.grid_sample(
+        source,
+        torch.from_numpy(np.ascontiguousarray(normal))[None],
+        mode="bilinear" if linear else "nearest",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return found[0, 0].numpy() + outside
+
+
+def crop_around(
+    shape: tuple[int, int, int], centre_zyx: NDArray[np.float64], reach_voxels: NDArray[np.float64]
+) -> tuple[slice, slice, slice]:
+    """The part of an array within `reach_voxels` of a centre."""
+    low = np.clip(np.floor(centre_zyx - reach_voxels), 0, np.array(shape) - 1).astype(int)
+    high = np.clip(np.ceil(centre_zyx + reach_voxels) + 1, low + 1, shape).astype(int)
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return z, y, x
+
+
+def jitter_hu(rng: np.random.Generator, hu: NDArray[np.float32], *, strength: float = 1.0) -> NDArray[np.float32]:
+    """Small changes of scale, offset and noise, as between scanners, doses and kernels."""
+    hu = hu * rng.uniform(1 - 0.08 * strength, 1 + 0.08 * strength) + rng.uniform(-20, 20) * strength
+    if rng.random() < 0.5:
+        hu = hu + rng.uniform(0, 25) * strength * rng.standard_normal(hu.shape).astype(np.float32)
+    return hu.astype(np.float32)

@@ -1,0 +1,161 @@
+"""Read a labelled case folder into arrays on one grid: HU, label map, and what each label may mean.
+
+A case is `ct.nii.gz` (absent for a label map alone), `labels.nii.gz` and `labels.json` with `labels` (id -> name) and
+`annotated`. What is not annotated is unknown, not absent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
+
+# TotalSegmentator label maps name everything they know; these it does not know and so they stay unknown there.
+_NOT_IN_TOTALSEGMENTATOR = {"brainstem", "parotid_gland_left", "parotid_gland_right"}
+# A case that names more structures than this was labelled whole: what it could name and did not is not there.
+_NAMES_OF_A_WHOLE_BODY_LABELLING = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One training or validation case.
+
+    Attributes:
+        name: the folder's name.
+        hu: int16 (z, y, x), or None for a label map alone. Axes run along LPS+.
+        labels: uint8 (z, y, x); 0 is "no label".
+        tissue: uint8 (z, y, x), finer ids to paint from (a voxel phantom's organs), or None.
+        names: label id -> name.
+        tissue_names: tissue id -> name, where there are tissues.
+        known: localizer classes that an unlabelled voxel cannot be.
+        spacing_mm: of the cubic grid.
+    """
+
+    name: str
+    hu: NDArray[np.int16] | None
+    labels: NDArray[np.uint8]
+    tissue: NDArray[np.uint8] | None
+    names: dict[int, str]
+    tissue_names: dict[int, str]
+    known: frozenset[str]
+    spacing_mm: float
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """bool (256, classes): which localizer classes a voxel of each label id may belong to."""
+        table = np.zeros((256, len(CLASSES)), dtype=bool)
+        unknown = [i for i, c in enumerate(CLASSES) if c != BACKGROUND and c not in self.known]
+        for label in (0, *self.names):
+            classes = (BACKGROUND,) if label == 0 else classes_of(self.names[label])
+            table[label, [CLASSES.index(c) for c in classes]] = True
+            if BACKGROUND in classes:
+                table[label, unknown] = True
+        return table
+
+
+def known_classes(document: dict[str, object]) -> frozenset[str]:
+    """Localizer classes that an unlabelled voxel of a case cannot be, from the case's labels.json.
+
+    A merged class (vertebrae, ribs, small bowel) is known only where all its parts are drawn; a label that covers more
+    than one class (both lungs as one) makes all of them known to be absent elsewhere.
+    """
+    whole_body = set(LOCALIZED) - _NOT_IN_TOTALSEGMENTATOR
+    names = document.get("annotated")
+    if names is None:  # a TotalSegmentator label map: whatever is not labelled is not there
+        return frozenset(whole_body)
+    assert isinstance(names, list)
+    phantom = "ICRP" in str(document.get("source", ""))
+    known = {c for name in names for c in classes_of(str(name)) if c != BACKGROUND}
+    if len(names) > _NAMES_OF_A_WHOLE_BODY_LABELLING:
+        known |= whole_body
+    elif not any(str(n).startswith("vertebrae_L") for n in names):
+        known.discard("vertebrae")  # one vertebra of a crop is not the spine
+    if phantom:
+        known -= {"aorta", "inferior_vena_cava"} | {c for c in LOCALIZED if c.startswith(("autochthon", "iliopsoas"))}
+    elif "duodenum" not in names:
+        known.discard("small_bowel")
+    return frozenset(known)
+
+
+def read_case(folder: Path, spacing_mm: float) -> Case:
+    """A case on a cubic LPS+ grid: image box-averaged then linear, labels nearest."""
+    import nibabel
+
+    document = json.loads((folder / "labels.json").read_text())
+    labels = _on_grid(nibabel.load(folder / "labels.nii.gz"), spacing_mm, order=0).astype(np.uint8)
+    image = folder / "ct.nii.gz"
+    hu = _on_grid(nibabel.load(image), spacing_mm, order=1).round().astype(np.int16) if image.exists() else None
+    organs = folder / "organs.nii.gz"
+    tissue = _on_grid(nibabel.load(organs), spacing_mm, order=0).astype(np.uint8) if organs.exists() else None
+    return Case(
+        name=folder.name,
+        hu=hu,
+        labels=labels,
+        tissue=tissue,
+        names={int(k): str(v) for k, v in document["labels"].items()},
+        tissue_names={int(k): str(v) for k, v in document.get("organs", {}).items()},
+        known=known_classes(document),
+        spacing_mm=spacing_mm,
+    )
+
+
+def _on_grid(image: object, spacing_mm: float, order: int) -> NDArray[np.float32]:
+    """Voxels (z, y, x) along LPS+ at a cubic spacing, from a NIfTI image whose axes lie along the body's."""
+    import nibabel
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+    from scipy import ndimage
+
+    assert isinstance(image, nibabel.spatialimages.SpatialImage)
+    to_lps = ornt_transform(io_orientation(image.affine), axcodes2ornt(("L", "P", "S")))
+    lps = image.as_reoriented(to_lps)
+    voxels = np.asarray(lps.dataobj, dtype=np.float32).transpose(2, 1, 0)
+    steps = np.array(lps.header.get_zooms()[:3], dtype=float)[::-1]
+    ratio = spacing_mm / steps
+    if order:
+        voxels = np.maximum(voxels, -1024)
+        for axis, r in enumerate(ratio):
+            if r > 1.5:  # average over the new voxel before sampling it
+                voxels = ndimage.uniform_filter1d(voxels, size=int(round(r)), axis=axis, mode="nearest")
+    shape = np.maximum(np.ceil(np.array(voxels.shape) / ratio - 1e-6), 1).astype(int)
+    offset = (ratio - 1) / 2  # the first new voxel's centre, so that both grids share their outer corner
+    sampled: NDArray[np.float32] = ndimage.affine_transform(
+        voxels, ratio, offset=offset, output_shape=tuple(shape), order=order, mode="nearest"
+    )
+    return sampled
+
+
+def save_case(case: Case, path: Path) -> None:
+    """Write a case compactly; `load_case` reads it back without any imaging library."""
+    header = {
+        "name": case.name,
+        "names": case.names,
+        "tissue_names": case.tissue_names,
+        "known": sorted(case.known),
+        "spacing_mm": case.spacing_mm,
+    }
+    arrays = {"labels": case.labels}
+    if case.hu is not None:
+        arrays["hu"] = case.hu
+    if case.tissue is not None:
+        arrays["tissue"] = case.tissue
+    np.savez_compressed(path, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+
+
+def load_case(path: Path) -> Case:
+    """A case written by `save_case`."""
+    with np.load(path, allow_pickle=False) as stored:
+        header = json.loads(str(stored["header"]))
+        return Case(
+            name=header["name"],
+            hu=stored["hu"] if "hu" in stored else None,
+            labels=stored["labels"],
+            tissue=stored["tissue"] if "tissue" in stored else None,
+            names={int(k): v for k, v in header["names"].items()},
+            tissue_names={int(k): v for k, v in header["tissue_names"].items()},
+            known=frozenset(header["known"]),
+            spacing_mm=header["spacing_mm"],
+        )

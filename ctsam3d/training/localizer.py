@@ -1,0 +1,156 @@
+"""Train the localizer: cached cases in, weights of the 6 mm network out.
+
+Half of the patches are real images, half are painted from label maps (`synthesize`). Both are drawn around a voxel of
+a structure chosen at random, so that rare structures are seen as often as large ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
+from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
+from ctsam3d.training.augment import Pose, crop_around, draw_grid, jitter_hu, sample
+from ctsam3d.training.cases import Case, load_case
+from ctsam3d.training.losses import partial_label_loss
+from ctsam3d.training.synthesize import body_of, clothe, paint
+
+CACHE_SPACING_MM = 3.0
+_POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=18)
+_FINE_ZYX = (2 * PATCH_ZYX[0], 2 * PATCH_ZYX[1], 2 * PATCH_ZYX[2])
+_REACH_MM = np.array(PATCH_ZYX) * SPACING_MM / 2 * 1.5 + 20
+
+
+@dataclass(slots=True, eq=False)
+class _Prepared:
+    """A case with what drawing from it needs again and again."""
+
+    case: Case
+    allowed: NDArray[np.bool_]
+    places: dict[str, NDArray[np.int32]]  # class -> some of its voxels (n, 3)
+    body_mm: NDArray[np.uint8] | None = field(default=None)
+
+
+class LocalizerPatches:
+    """Draws training samples; a sample is a function of its (seed, step, item) alone."""
+
+    def __init__(self, cases: list[Case], synthetic: float = 0.5) -> None:
+        self.prepared = [_prepare(c) for c in cases]
+        self.synthetic = synthetic
+
+    @classmethod
+    def from_cache(cls, folder: Path, leave_out: set[str]) -> LocalizerPatches:
+        """All cached cases of a folder but the named ones."""
+        cases = [load_case(path) for path in sorted(folder.glob("*.npz"))]
+        return cls([c for c in cases if c.name not in leave_out])
+
+    def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        """One patch: `hu` (1, z, y, x), `labels` (z, y, x), `allowed` (256, classes)."""
+        rng = np.random.default_rng(key)
+        synthetic = rng.random() < self.synthetic
+        pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
+        wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
+        having = [p for p in pool if wanted in p.places]
+        # whole-body labellings teach most: prefer them among those that have the structure
+        weights = np.array([len(p.case.known) ** 1.5 for p in having], dtype=float)
+        prepared = having[int(rng.choice(len(having), p=weights / weights.sum()))]
+        case = prepared.case
+        voxel = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))]
+        half = np.array(PATCH_ZYX) * SPACING_MM / 2 / case.spacing_mm
+        centre = voxel + rng.uniform(-0.6, 0.6, 3) * half
+        # most of the patch inside the image, or the image inside the patch
+        size = np.array(case.labels.shape)
+        margin = np.minimum(0.8 * half, size / 2)
+        centre = np.clip(centre, margin, size - margin)
+        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)  # type: ignore[arg-type]
+        local = centre - [s.start for s in window]
+        grid = draw_grid(rng, _FINE_ZYX, SPACING_MM / 2, _POSE)
+        where = (local, case.spacing_mm, grid)
+        if synthetic:
+            patch = _painted(rng, prepared, window, where)
+        else:
+            assert case.hu is not None
+            patch = sample(case.hu[window], *where, linear=True, outside=-1024.0)
+        patch = jitter_hu(rng, _pooled(patch))
+        labels = case.labels[window]
+        grid = _pooled_grid(grid)
+        # beyond the image: id 255, which allows nothing and is not scored
+        found = sample(labels, local, case.spacing_mm, grid, linear=False, outside=255.0)
+        if rng.random() < 0.4:  # a field of view that ends within the patch
+            _cut(rng, patch, found)
+        return {
+            "hu": torch.from_numpy(patch)[None],
+            "labels": torch.from_numpy(found.round().astype(np.int64)),
+            "allowed": torch.from_numpy(prepared.allowed),
+        }
+
+
+def _prepare(case: Case) -> _Prepared:
+    places: dict[str, NDArray[np.int32]] = {}
+    for label, name in case.names.items():
+        for cls in classes_of(name):
+            if cls == BACKGROUND or len(classes_of(name)) > 2:
+                continue
+            found = np.argwhere(case.labels == label)[::7].astype(np.int32)
+            if len(found):
+                places[cls] = np.concatenate([places[cls], found]) if cls in places else found
+    whole = len(case.known) > 30
+    body = body_of(case.labels, case.spacing_mm) if whole else None
+    return _Prepared(case, case.allowed(), places, body)
+
+
+def _painted(
+    rng: np.random.Generator,
+    prepared: _Prepared,
+    window: tuple[slice, slice, slice],
+    where: tuple[NDArray[np.float64], float, NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """A synthetic image on the fine grid: ids are moved first and painted then, half a voxel fine."""
+    case = prepared.case
+    if case.tissue is not None:
+        ids = sample(case.tissue[window], *where, linear=False, outside=0.0).round().astype(np.uint8)
+        return paint(rng, ids, case.tissue_names, SPACING_MM / 2)
+    assert prepared.body_mm is not None
+    ids = sample(case.labels[window], *where, linear=False, outside=0.0).round().astype(np.uint8)
+    body_mm = sample(prepared.body_mm[window], *where, linear=True, outside=60.0).astype(np.uint8)
+    return paint(rng, clothe(rng, ids, body_mm), case.names, SPACING_MM / 2)
+
+
+def _pooled(fine: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of 2^3 voxels, as the localizer's input is a mean over blocks of the model grid."""
+    pooled: NDArray[np.float32] = nn.functional.avg_pool3d(torch.from_numpy(fine)[None, None], 2)[0, 0].numpy()
+    return pooled
+
+
+def _pooled_grid(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centres of the 2^3 blocks of a fine grid (z, y, x, 3)."""
+    z, y, x = (n // 2 for n in grid.shape[:3])
+    centres: NDArray[np.float32] = grid.reshape(z, 2, y, 2, x, 2, 3).mean(axis=(1, 3, 5))
+    return centres
+
+
+def _cut(rng: np.random.Generator, hu: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
+    axis = int(rng.choice(3, p=[0.7, 0.15, 0.15]))
+    at = int(rng.integers(hu.shape[axis] // 8, hu.shape[axis] // 2))
+    side = slice(None, at) if rng.random() < 0.5 else slice(hu.shape[axis] - at, None)
+    index: list[slice] = [slice(None)] * 3
+    index[axis] = side
+    hu[tuple(index)] = -1024
+    labels[tuple(index)] = 255
+
+
+def localizer_loss(
+    model: nn.Module, batch: dict[str, torch.Tensor], step: int
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The partial-label loss of one batch, and nothing more to log."""
+    logits = model(windowed(batch["hu"]))
+    assert logits.shape[1] == len(CLASSES)
+    count = batch["labels"][0].numel()
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(step))[: count // 3].to(logits.device)
+    return partial_label_loss(logits, batch["labels"], batch["allowed"], chosen), {}
