@@ -38,6 +38,7 @@ from pipelines.tables import publish
 from pipelines.version import code_version
 
 _WRITERS = 16
+_PENDING = "pending-"
 _TRY_AGAIN = frozenset({Status.FAILED, Status.LOST, Status.POISONED})
 
 
@@ -138,6 +139,7 @@ def run(
         # A run is saved once it is whole: a killed one leaves nothing but records, which any later run may use.
         save_run(stores.output, plan)
         published = publish(stores.output, plan)
+        _sweep(stores.output, plan)
     except EmptySource as fault:
         raise UsageError(str(fault)) from None
     except StoreError as fault:
@@ -184,7 +186,7 @@ def _compute(
     )
     rows = plan.manifest.table
     rows = rows.filter(pa.compute.is_in(rows["series_key"], value_set=pa.array(pending, pa.string())))
-    key = f"runs/{plan.run_id}/pending-{uuid.uuid4().hex}.parquet"
+    key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
     stores.output.put(key, parquet.write([rows], MANIFEST))
     progress = Progress(len(pending))
     try:
@@ -203,6 +205,13 @@ def _reconcile(output: Store, plan: Run, stamp: Stamp, pending: list[str]) -> No
     lost = [ref for ref in plan.manifest if ref.series_key in asked and plan.record_key(ref) not in done]
     reason = str(Failure.WORKER_LOST)
     _commit_all((Work(ref, plan.record_key(ref), Status.LOST, reason) for ref in lost), output, plan, stamp)
+
+
+def _sweep(output: Store, plan: Run) -> None:
+    """Delete the lists of pending series that killed drivers of this run left behind."""
+    for entry in list(output.list(f"runs/{plan.run_id}")):
+        if entry.key.rpartition("/")[2].startswith(_PENDING):
+            output.delete(entry.key)
 
 
 def _commit_all(ended: Iterable[Work], output: Store, plan: Run, stamp: Stamp) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,7 +167,7 @@ def cluster(address: str | None) -> Iterator[None]:
     if address == "local":
         options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
     try:
-        with _silence():
+        with _silence(), _own_sigterm():
             ray.init(address=address, **options)
     except (RayError, ConnectionError, RuntimeError, TimeoutError) as fault:
         raise GraphStopped(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
@@ -173,6 +175,15 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does on SIGTERM: Ray would have it exit at once, with a code of its own."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if kept is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager
@@ -201,7 +212,8 @@ def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> 
     Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted
     per series of the run. A Ray that no longer takes these extra arguments needs another word here and below.
     """
-    share = {"num_gpus": shape.gpus} if shape.gpus else {"num_cpus": shape.cpus}
+    # With a share of a GPU an explicit 0 CPUs: Ray's default is one, and as many replicas as CPUs starve the loading.
+    share = {"num_gpus": shape.gpus, "num_cpus": 0} if shape.gpus else {"num_cpus": shape.cpus}
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=shape.count, initial_size=shape.count),
         **share,
