@@ -12,6 +12,7 @@ import pyarrow as pa
 from ctsam3d.imaging.nifti import write_labels
 from pipelines.identity import is_uid
 from pipelines.masks import MaskDamaged, MaskRow, decode_inside
+from pipelines.parquet import ParquetDamaged
 from pipelines.shards import MASK_FILES, SERIES_FILES, SeriesIndex, read_shard
 from pipelines.store import Store
 
@@ -33,9 +34,16 @@ def export_nifti(output: Store, destination: Path, series_uid: str | None = None
         series_uid: a SeriesInstanceUID; None for all.
 
     Raises:
-        ExportError: no such series, or one without masks.
-        MaskDamaged: a mask that does not decode.
+        ExportError: no such series, one without masks, or tables that are damaged.
+        StoreError: the output cannot be read.
     """
+    try:
+        yield from _export(output, destination, series_uid)
+    except (ParquetDamaged, MaskDamaged) as damage:
+        raise ExportError(f"the tables are damaged: {damage}") from None
+
+
+def _export(output: Store, destination: Path, series_uid: str | None) -> Iterator[Path]:
     if series_uid is not None and not is_uid(series_uid):
         raise ExportError("--series expects a DICOM UID: digits and dots, at most 64 characters")
     written: set[str] = set()

@@ -51,6 +51,8 @@ def read(
     try:
         file = open_verified(data, schema)
         table = file.read(columns=list(columns) if columns is not None else None)
+    except ParquetDamaged:
+        raise
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
         raise ParquetDamaged(_explain(fault)) from None
     return table.replace_schema_metadata(schema.metadata), file.schema_arrow.metadata

@@ -1,6 +1,6 @@
 """Check an output: records, masks and tables in, a report of everything that does not agree out.
 
-1. Every series of every run has one record that can be read: its name, checksums and structures are right.
+1. Every series of every published run has one readable record: its name, checksums and structures are right.
 2. Every mask decodes, lies on a plausible grid, and holds the voxels and the volume its row says.
 3. The tables hold, for every series, the rows of its newest published run's record, once, and no others.
 """
@@ -39,9 +39,9 @@ _VOLUME_TOLERANCE = 1e-6  # relative: volume and voxels are two roundings of one
 class Problem(StrEnum):
     """What verification can find. Codes are stable."""
 
-    NO_RUN = "NO_RUN"  # the output holds no run at all
+    NO_RUN = "NO_RUN"  # no run was ever published here
     RUN_DAMAGED = "RUN_DAMAGED"
-    RUN_NOT_PUBLISHED = "RUN_NOT_PUBLISHED"
+    RUN_NOT_PUBLISHED = "RUN_NOT_PUBLISHED"  # the run that was asked about
     RECORD_MISSING = "RECORD_MISSING"
     RECORD_DAMAGED = "RECORD_DAMAGED"
     RECORD_FOREIGN = "RECORD_FOREIGN"  # whole, but not what its name or the run says
@@ -72,6 +72,7 @@ class Report:
 
     Attributes:
         runs: names of the runs looked at.
+        unpublished: names of runs that were started and never published; they promise nothing yet.
         series: series of all these runs, each counted once.
         records: records read whole.
         masks: masks decoded.
@@ -80,6 +81,7 @@ class Report:
     """
 
     runs: tuple[str, ...]
+    unpublished: tuple[str, ...]
     series: int
     records: int
     masks: int
@@ -93,16 +95,21 @@ class Report:
 
 
 def verify(output: Store, run_id: str | None = None) -> Report:
-    """Check the records of all runs (or of one), and all tables against the records they should be made of.
+    """Check the records of all published runs (or of one run) and the tables that should be made of them.
 
     Raises:
         StoreError: the store cannot be read; that says nothing about the output.
     """
     findings: list[Finding] = []
-    names = [run_id] if run_id else list(list_runs(output))
-    if not names:
-        return Report((), 0, 0, 0, {}, (Finding(Problem.NO_RUN, output.uri, "no run was ever saved here"),))
     published = _sequences(output, findings)
+    saved = list(list_runs(output))
+    unpublished = tuple(name for name in saved if name not in published)
+    names = [run_id] if run_id else sorted(published)
+    if not names:
+        findings.append(Finding(Problem.NO_RUN, output.uri, f"{len(saved)} runs started, none published"))
+    # Asked about one run, the tables can be held to it only if no other was published after it.
+    latest = max(published, key=lambda name: published[name], default=None)
+    in_tables = set(published) if run_id is None else {run_id} & {latest}
     newest: dict[str, tuple[Run, SeriesRef]] = {}
     to_read: dict[str, tuple[Run, SeriesRef]] = {}
     for name in sorted(names, key=lambda name: published.get(name, 0)):
@@ -113,7 +120,7 @@ def verify(output: Store, run_id: str | None = None) -> Report:
             findings.append(Finding(Problem.RUN_NOT_PUBLISHED, name))
         for ref in run.manifest:
             to_read.setdefault(run.record_key(ref), (run, ref))
-            if name in published:
+            if name in in_tables:
                 newest[ref.series_key] = (run, ref)
     masks = records = 0
     statuses: Counter[str] = Counter()
@@ -133,7 +140,15 @@ def verify(output: Store, run_id: str | None = None) -> Report:
     if run_id is None:
         tables.look_for_unknown(set(newest))
     series = len({ref.series_key for _, ref in to_read.values()})
-    return Report(tuple(names), series, records, masks, dict(sorted(statuses.items())), tuple(findings))
+    return Report(
+        runs=tuple(names),
+        unpublished=unpublished,
+        series=series,
+        records=records,
+        masks=masks,
+        series_by_status=dict(sorted(statuses.items())),
+        findings=tuple(findings),
+    )
 
 
 def _sequences(output: Store, findings: list[Finding]) -> dict[str, int]:

@@ -91,7 +91,7 @@ def running_server(folder: Path, bucket: str = "cohort") -> Iterator[S3Server]:
     finally:
         process.terminate()
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=4)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=10)

@@ -6,7 +6,7 @@ import pickle
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from pipelines.store import (
     NotFound,
     Store,
     StoreError,
+    Throttled,
     Unreachable,
     check_key,
     open_store,
 )
+from tests.pipelines.fault_proxy import Fault, Plan, fault_proxy
 from tests.s3_server import SECRET_KEY, S3Server
 
 
@@ -229,6 +231,50 @@ class TestS3Store(StoreContract):
         ):
             with pytest.raises(AccessDenied):
                 call()
+
+
+@pytest.mark.s3
+class TestFaultsOnTheWay:
+    """Faults N01, N02 and N13: a busy store, one that stays busy, and an answer that never came."""
+
+    @pytest.fixture
+    def wire(self, aws_environment: S3Server) -> Iterator[tuple[Store, Plan]]:
+        with fault_proxy(aws_environment.endpoint_url) as (endpoint, plan):
+            yield open_store(f"s3://{aws_environment.bucket}/{uuid.uuid4().hex}", endpoint), plan
+
+    def test_a_busy_store_is_asked_again(self, wire: tuple[Store, Plan]) -> None:
+        store, plan = wire
+        plan.faults = [Fault.BUSY] * 2
+        assert store.put_if_absent("a", b"1")
+        plan.faults = [Fault.BUSY] * 2
+        store.put("b", b"2")
+        assert plan.fired == [Fault.BUSY] * 4
+        assert (store.get("a"), store.get("b")) == (b"1", b"2")
+
+    def test_a_store_that_stays_busy_is_given_up_soon(self, wire: tuple[Store, Plan]) -> None:
+        store, plan = wire
+        plan.faults = [Fault.BUSY] * 100
+        start = time.monotonic()
+        with pytest.raises(Throttled) as error:
+            store.put_if_absent("a", b"1")
+        assert time.monotonic() - start < 15 and 1 < len(plan.fired) < 10
+        assert "\n" not in str(error.value)
+        assert not store.exists("a")
+
+    def test_a_write_whose_answer_was_lost_counts_as_written(self, wire: tuple[Store, Plan]) -> None:
+        store, plan = wire
+        plan.faults = [Fault.LOST_ANSWER]
+        assert store.put_if_absent("a", b"mine")
+        assert plan.fired == [Fault.LOST_ANSWER]
+        assert store.get("a") == b"mine"
+
+    def test_a_lost_answer_does_not_claim_the_object_of_another(self, wire: tuple[Store, Plan]) -> None:
+        store, plan = wire
+        store.put("a", b"theirs")
+        plan.faults = [Fault.LOST_ANSWER]
+        assert not store.put_if_absent("a", b"mine")
+        assert plan.fired == [Fault.LOST_ANSWER]
+        assert store.get("a") == b"theirs"
 
 
 class TestUnreachableS3:
