@@ -57,6 +57,7 @@ class Resources:
     Attributes:
         address: of a running Ray cluster; None takes RAY_ADDRESS, and without it a cluster of one's own.
         replicas: actors that hold the weights; None fills the cluster (its GPUs, or its CPUs less one).
+        gpus: to count on where an autoscaler adds them when asked; None counts those that are there.
         gpus_per_replica: share of a GPU a replica takes where the cluster has GPUs.
         cpus_per_load: share of a CPU a decoding task takes; never a replica's, or Ray would fuse the two.
         cpus_per_commit: share of a CPU a measuring and writing task takes.
@@ -70,6 +71,7 @@ class Resources:
 
     address: str | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
+    gpus: Annotated[int, Field(ge=1)] | None = None
     gpus_per_replica: Annotated[float, Field(gt=0, le=1)] = 1.0
     cpus_per_load: Annotated[float, Field(gt=0, lt=1)] = 0.5
     cpus_per_commit: Annotated[float, Field(gt=0, lt=1)] = 0.25

@@ -56,15 +56,15 @@ def replica_shape(nodes: Sequence[Node], resources: Resources, series: int) -> R
     Raises:
         ConfigError: a cluster too small for one replica and one loading task side by side.
     """
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    cpus = sum(node.cpus for node in nodes)
+    gpus = max(int(sum(node.gpus for node in nodes)), resources.gpus or 0)
     if cpus < 1 + (0 if gpus else 1):
         raise ConfigError(f"the cluster has {cpus:g} CPUs, expected at least {1 if gpus else 2}")
     if gpus:
         share = resources.gpus_per_replica
-        per_device = int(1 / share + 1e-9)  # a share lies on one device
-        per_node = [per_device * int(node.gpus) for node in nodes]
-        count = min(resources.replicas or sum(per_node), series)
-        threads = resources.torch_threads or max(1, int(cpus // max(1, sum(per_node))))
+        fit = int(1 / share + 1e-9) * gpus  # a share lies on one device
+        count = min(resources.replicas or fit, series)
+        threads = resources.torch_threads or max(1, int(cpus // fit))
         return ReplicaShape(max(1, count), 0.0, share, threads)
     free = cpus - spare_cpus(cpus)
     largest = max(node.cpus for node in nodes)

@@ -34,6 +34,11 @@ def test_gpus_are_filled_by_share_and_replicas_take_no_cpu() -> None:
     assert third.count == 4  # two fit on each device
 
 
+def test_gpus_an_autoscaler_would_add_are_asked_for() -> None:
+    shape = replica_shape([Node(0, 0), Node(16, 0)], Resources(gpus=8), series=100)
+    assert (shape.count, shape.gpus) == (8, 1.0)
+
+
 def test_never_more_replicas_than_series() -> None:
     assert replica_shape([Node(64, 0)], Resources(), series=2).count == 2
     assert replica_shape([Node(64, 8)], Resources(), series=1).count == 1
