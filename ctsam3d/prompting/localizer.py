@@ -1,0 +1,117 @@
+"""Find the structures in a volume: HU at 1.5 mm in, a coarse probability and mask of each structure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctsam3d.anatomy.localized import CLASSES, LOCALIZED
+from ctsam3d.imaging.volume import Volume
+from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
+from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, windowed
+
+COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
+
+# Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
+_IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull"}
+_PIECE_FRACTION = 0.25  # of the largest piece, that another piece needs to be kept
+_SMALLEST_ML = 1.0
+_SMALLEST_OF_PIECES_ML = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoarseStructure:
+    """One structure as the localizer sees it, on 6 mm blocks of the model grid.
+
+    Attributes:
+        mask: bool (z, y, x).
+        probability: float32 (z, y, x).
+        confidence: mean probability within the mask.
+    """
+
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
+    confidence: float
+
+
+class Localizer:
+    """The coarse network with its weights, warm on a device."""
+
+    def __init__(self, network: CoarseNetwork, device: torch.device, weights_sha256: str) -> None:
+        self.network = network.to(device).eval()
+        self.device = device
+        self.weights_sha256 = weights_sha256
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Localizer:
+        """Read weights strictly.
+
+        Raises:
+            CheckpointError: not a localizer's weights, or of other classes than this code knows.
+        """
+        tensors, info = read_tensors(path)
+        if info.facts.network != "localizer" or info.facts.training.get("classes") != list(CLASSES):
+            raise CheckpointError(path, "expected a localizer's weights with this version's classes, found others")
+        network = CoarseNetwork()
+        try:
+            network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        except RuntimeError as error:
+            raise CheckpointError(path, f"expected the localizer's tensors: {error}") from None
+        return cls(network, device, sha256(path))
+
+    @torch.inference_mode()
+    def probabilities(self, volume: Volume) -> NDArray[np.float16]:
+        """Class probabilities, float16 (classes, z, y, x), on 6 mm blocks of a volume on the model grid."""
+        from monai.inferers import sliding_window_inference
+
+        hu = coarsen(volume.hu, COARSE_FACTOR)
+        found = sliding_window_inference(
+            windowed(hu[None, None].to(self.device)),
+            PATCH_ZYX,
+            # two windows at a time: for one alone, PyTorch's CPU convolutions take a far slower path
+            sw_batch_size=2,
+            predictor=self.network,
+            overlap=0.5,
+            mode="gaussian",
+            padding_mode="constant",
+            device=torch.device("cpu"),
+        )
+        assert isinstance(found, torch.Tensor)
+        return found[0].softmax(dim=0).half().numpy()
+
+    def locate(self, volume: Volume, structures: Sequence[str]) -> dict[str, CoarseStructure]:
+        """The structures that are in the field of view; those that are not are left out.
+
+        Args:
+            volume: on the model grid, 1.5 mm, axes along LPS+.
+            structures: names out of `LOCALIZED`.
+        """
+        probabilities = self.probabilities(volume)
+        labels = probabilities.argmax(axis=0)
+        found = {}
+        for name in structures:
+            index = LOCALIZED.index(name) + 1
+            mask = _kept_pieces(labels == index, in_pieces=name in _IN_PIECES)
+            if mask.any():
+                p = probabilities[index].astype(np.float32)
+                # what was cut from the mask as noise must not come back as a prompt
+                p[(labels == index) & ~mask] = 0
+                found[name] = CoarseStructure(mask, p, float(p[mask].mean()))
+        return found
+
+
+def _kept_pieces(mask: NDArray[np.bool_], *, in_pieces: bool) -> NDArray[np.bool_]:
+    """A mask without its crumbs; empty if crumbs are all there is."""
+    if not mask.any():
+        return mask
+    pieces = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
+    sizes = np.bincount(pieces.ravel())[1:] * SPACING_MM**3 / 1000
+    least = _SMALLEST_OF_PIECES_ML if in_pieces else max(_SMALLEST_ML, _PIECE_FRACTION * sizes.max())
+    kept: NDArray[np.bool_] = np.isin(pieces, 1 + np.flatnonzero(sizes >= least))
+    return kept

@@ -1,0 +1,68 @@
+"""Cut the network's cubes out of a volume on the model grid, and lay the localizer's probabilities over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ctsam3d.imaging.volume import AIR_HU
+from ctsam3d.network.config import CUBE_VOXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A cube of the model grid and the click at its centre.
+
+    Attributes:
+        structure: what is clicked on.
+        origin_zyx: the model voxel that is the cube's voxel (0, 0, 0); may lie outside the volume.
+    """
+
+    structure: str
+    origin_zyx: tuple[int, int, int]
+
+    @property
+    def click_xyz(self) -> tuple[float, float, float]:
+        """The click in voxels of the cube: its centre."""
+        half = float(CUBE_VOXELS // 2)
+        return half, half, half
+
+    def overlap(self, shape: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where cube and volume of this shape coincide: slices of the volume, slices of the cube."""
+        low = [max(0, o) for o in self.origin_zyx]
+        high = [min(n, o + CUBE_VOXELS) for n, o in zip(shape, self.origin_zyx, strict=True)]
+        volume = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+        cube = tuple(
+            slice(a - o, max(a, b) - o) for a, b, o in zip(low, high, self.origin_zyx, strict=True)
+        )
+        return volume, cube
+
+
+def patch_at(structure: str, seed_zyx: NDArray[np.int64], factor: int) -> Patch:
+    """The patch centred on a coarse voxel, whose side is `factor` model voxels."""
+    z, y, x = (int(s) * factor + factor // 2 - CUBE_VOXELS // 2 for s in seed_zyx)
+    return Patch(structure, (z, y, x))
+
+
+def cut(hu: NDArray[np.int16], patch: Patch) -> NDArray[np.int16]:
+    """HU (64, 64, 64) of a patch; air beyond the volume."""
+    cube = np.full((CUBE_VOXELS,) * 3, AIR_HU, dtype=np.int16)
+    of_volume, of_cube = patch.overlap(hu.shape)  # type: ignore[arg-type]
+    cube[of_cube] = hu[of_volume]
+    return cube
+
+
+def lay_over(coarse: torch.Tensor, patch: Patch, factor: int) -> torch.Tensor:
+    """Trilinear float32 (1, 64, 64, 64) over a patch, from blocks of `factor` voxels (z, y, x); 0 beyond them."""
+    size = torch.tensor(coarse.shape, dtype=torch.float32)
+    axes = []
+    for axis in range(3):
+        voxels = torch.arange(CUBE_VOXELS, dtype=torch.float32) + patch.origin_zyx[axis] + 0.5
+        axes.append(voxels / factor / size[axis] * 2 - 1)
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y, z], dim=-1)[None]
+    return F.grid_sample(coarse[None, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]

@@ -1,0 +1,214 @@
+"""Train the cube network: cached cases at 1.5 mm in, weights that answer clicks and refine coarse masks out.
+
+A sample is a cube of 64^3 voxels, one structure in it, and a prompt. The prompt is what the network meets in use:
+either one click, or a click together with the coarse mask a localizer would have drawn, imitated by degrading the truth.
+A second round corrects the answer with a click drawn from its errors, as in the published recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional as F
+
+from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
+from ctsam3d.network import windows
+from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
+from ctsam3d.training.augment import Pose, crop_around, draw_grid, jitter_hu, sample
+from ctsam3d.training.cases import Case, load_case
+from ctsam3d.training.losses import mask_loss
+from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
+
+_SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
+_POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=6, flip_probability=0.5)
+_REACH_MM = np.full(3, CUBE_VOXELS * SPACING_MM / 2 * 1.9 + 10)
+_COARSE_FACTOR = 4  # the localizer's voxels are 6 mm
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What share of the samples is what."""
+
+    synthetic: float = 0.35
+    coarse_prompt: float = 0.65
+    off_target: float = 0.12  # of the coarse prompts, centred where the coarse mask is wrong
+    second_round: float = 0.25  # of the steps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    case: Case
+    truth_of: dict[str, NDArray[np.bool_]]  # class -> (256,), label ids that are it
+    known_of: dict[str, NDArray[np.bool_]]  # class -> (256,), label ids of which it is known whether they are it
+    places: dict[str, NDArray[np.int32]]  # class -> voxels inside it (n, 3)
+    body_mm: NDArray[np.uint8] | None
+
+
+class CubeSamples:
+    """Draws training samples; a sample is a function of its (seed, step, item) alone."""
+
+    def __init__(self, cases: list[Case], windows_hu: windows.Windows, mixture: Mixture) -> None:
+        self.prepared = [_prepare(case) for case in cases]
+        self.windows_hu, self.mixture = windows_hu, mixture
+
+    @classmethod
+    def from_cache(
+        cls, folder: Path, leave_out: set[str], windows_hu: windows.Windows, mixture: Mixture | None = None
+    ) -> CubeSamples:
+        """All cached cases of a folder but the named ones."""
+        cases = [load_case(path) for path in sorted(folder.glob("*.npz")) if path.stem not in leave_out]
+        return cls(cases, windows_hu, mixture or Mixture())
+
+    def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        """`cube` (C, z, y, x), `truth`, `known` and `previous` (1, z, y, x), `click_xyz` (1, 3)."""
+        rng = np.random.default_rng(key)
+        synthetic = rng.random() < self.mixture.synthetic
+        pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
+        wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
+        having = [p for p in pool if wanted in p.places]
+        prepared = having[int(rng.integers(len(having)))]
+        case = prepared.case
+        coarse = rng.random() < self.mixture.coarse_prompt
+        off_target = coarse and rng.random() < self.mixture.off_target
+        centre = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))].astype(float)
+        if off_target:
+            centre += rng.normal(0, 14 / case.spacing_mm, 3)
+        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)  # type: ignore[arg-type]
+        local = centre - [s.start for s in window]
+        # the click is the cube's centre, or off it
+        shift = rng.integers(-20, 21, 3) if rng.random() < 0.3 else np.zeros(3, dtype=int)
+        grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
+        local = local - (grid[tuple(32 + shift)] / case.spacing_mm)
+        where = (local, case.spacing_mm, grid)
+        ids = sample(case.labels[window], *where, linear=False, outside=255.0).round().astype(np.uint8)
+        if synthetic:
+            hu = self._painted(rng, prepared, window, ids, where)
+        else:
+            assert case.hu is not None
+            hu = sample(case.hu[window], *where, linear=True, outside=-1024.0)
+        hu = jitter_hu(rng, hu, strength=0.7)
+        truth, known = prepared.truth_of[wanted][ids], prepared.known_of[wanted][ids]
+        previous = degrade(rng, truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
+        click_zyx = 32 + shift
+        return {
+            "cube": torch.from_numpy(windows.apply(hu, self.windows_hu)),
+            "truth": torch.from_numpy(truth.astype(np.float32))[None],
+            "known": torch.from_numpy(known.astype(np.float32))[None],
+            "previous": torch.from_numpy(previous)[None],
+            "click_xyz": torch.from_numpy(click_zyx[::-1].astype(np.float32).copy())[None],
+        }
+
+    def _painted(
+        self,
+        rng: np.random.Generator,
+        prepared: _Prepared,
+        window: tuple[slice, slice, slice],
+        ids: NDArray[np.uint8],
+        where: tuple[NDArray[np.float64], float, NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        case = prepared.case
+        if case.tissue is not None:
+            tissue = sample(case.tissue[window], *where, linear=False, outside=0.0).round().astype(np.uint8)
+            return paint(rng, tissue, case.tissue_names, SPACING_MM)
+        assert prepared.body_mm is not None
+        body_mm = sample(prepared.body_mm[window], *where, linear=True, outside=60.0).astype(np.uint8)
+        inside = np.where(ids == 255, np.uint8(0), ids)
+        return paint(rng, clothe(rng, inside, body_mm), case.names, SPACING_MM)
+
+
+def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What a 6 mm localizer might have said of a structure: moved, blurred, too large or small, cut or with a blob."""
+    moved = torch.from_numpy(truth.astype(np.float32))[None, None]
+    identity = F.affine_grid(torch.eye(3, 4)[None], [1, 1, *truth.shape], align_corners=False)
+    amount = rng.uniform(0, 5) / (truth.shape[0] / 2)
+    knots = torch.from_numpy(rng.standard_normal((1, 3, 4, 4, 4)).astype(np.float32)) * (amount / 2)
+    warp = F.interpolate(knots, size=truth.shape, mode="trilinear", align_corners=True)
+    moved = F.grid_sample(moved, identity + warp.permute(0, 2, 3, 4, 1), padding_mode="border", align_corners=False)
+    small = F.avg_pool3d(moved, _COARSE_FACTOR)[0, 0].numpy()
+    logits = (small - 0.5) * rng.uniform(6, 16) + rng.uniform(-1.5, 1.5)
+    logits += rng.uniform(0, 1.5) * smooth_noise(rng, small.shape, 4)
+    if rng.random() < 0.15:  # a part never found
+        direction = rng.standard_normal(3)
+        axes = np.meshgrid(*[np.arange(n) - n / 2 for n in small.shape], indexing="ij")
+        logits[sum(d * a for d, a in zip(direction, axes, strict=True)) > rng.uniform(2, 8) * 1.5] -= 6
+    if rng.random() < 0.15:  # something else taken for it
+        blob = rng.integers(0, small.shape[0], 3)
+        radius = int(rng.integers(1, 4))
+        logits[tuple(slice(max(0, b - radius), b + radius) for b in blob)] += 6
+    small_p = torch.from_numpy(1 / (1 + np.exp(-logits.astype(np.float32))))[None, None]
+    up: NDArray[np.float32] = F.interpolate(small_p, size=truth.shape, mode="trilinear")[0, 0].numpy()
+    return up
+
+
+def _prepare(case: Case) -> _Prepared:
+    allowed = case.allowed()
+    single = allowed.sum(axis=1) == 1
+    found_boxes = ndimage.find_objects(case.labels, 255)
+    truth_of, known_of, places = {}, {}, {}
+    for name in case.names.values():
+        for cls in classes_of(name):
+            if cls == BACKGROUND or cls in places or len(classes_of(name)) > 1:
+                continue
+            column = allowed[:, CLASSES.index(cls)]
+            is_it = column & single
+            boxes = [box for i, box in enumerate(found_boxes, 1) if box is not None and is_it[i]]
+            corner = np.min([[s.start for s in box] for box in boxes], axis=0)
+            end = np.max([[s.stop for s in box] for box in boxes], axis=0)
+            inside = is_it[case.labels[tuple(slice(a, b) for a, b in zip(corner, end, strict=True))]]
+            deep = ndimage.binary_erosion(inside)
+            found = np.argwhere(deep if deep.any() else inside) + corner
+            if len(found) < 30:
+                continue
+            # an id that is in no table (255, beyond the image) is unknown
+            truth_of[cls], known_of[cls] = is_it, (single | ~column) & allowed.any(axis=1)
+            places[cls] = found[:: max(1, len(found) // 20000)].astype(np.int32)
+    whole = len(case.known) >= len(LOCALIZED) - 10
+    body = body_of(case.labels, case.spacing_mm) if whole else None
+    return _Prepared(case, truth_of, known_of, places, body)
+
+
+def error_clicks(
+    probabilities: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One click (B, 1, 3) xyz a sample, drawn from its wrong voxels, and its label (B, 1): 1 where the mask misses."""
+    generator = torch.Generator().manual_seed(seed)
+    clicks, labels = [], []
+    for p, t, k in zip(probabilities, truth, known, strict=True):
+        wrong = torch.nonzero((((p > 0.5) != (t > 0.5)) & (k > 0.5))[0])
+        if len(wrong) == 0:
+            clicks.append(torch.zeros(3))
+            labels.append(-1)
+            continue
+        z, y, x = wrong[int(torch.randint(len(wrong), (), generator=generator))].tolist()
+        clicks.append(torch.tensor([x, y, z], dtype=torch.float32))
+        labels.append(int(t[0, z, y, x] > 0.5))
+    return torch.stack(clicks)[:, None], torch.tensor(labels)[:, None]
+
+
+def cube_loss(
+    model: nn.Module, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture.second_round
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The published mask loss over one or two rounds; logs the Dice of the first."""
+    truth, known, clicks = batch["truth"], batch["known"], batch["click_xyz"]
+    # a click off its structure is a negative one
+    x, y, z = clicks[:, 0].long().unbind(-1)
+    labels = (truth[torch.arange(len(truth)), 0, z, y, x] > 0.5).long()[:, None]
+    embeddings = model.embed(batch["cube"])
+    p = model.decode(embeddings, clicks, labels, batch["previous"])
+    loss = mask_loss(p, truth, known)
+    mask = (p > 0.5) * known
+    dice = 2 * (mask * truth).sum() / ((mask + truth) * known).sum().clamp(min=1)
+    figures = {"dice": round(float(dice), 4)}
+    if np.random.default_rng((step, 7)).random() < second_round:
+        extra, kinds = error_clicks(p.detach(), truth, known, step)
+        again = model.decode(
+            embeddings, torch.cat([clicks, extra.to(clicks)], 1), torch.cat([labels, kinds.to(labels)], 1), p.detach()
+        )
+        loss = (loss + mask_loss(again, truth, known)) / 2
+    return loss, figures
