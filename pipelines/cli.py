@@ -239,7 +239,7 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
     try:
         return int(command() or ExitCode.DONE)
     except TyperException as fault:
-        return _fail(fault.format_message() or "expected a command", ExitCode.USAGE)
+        return _fail(" ".join(fault.format_message().split()) or "expected a command", ExitCode.USAGE)
     except UsageError as fault:
         return _fail(str(fault), ExitCode.USAGE)
     except Aborted as fault:

@@ -55,7 +55,7 @@ class Resources:
     """What the machines give to a run. Nothing here changes a result, so nothing here is part of the hash.
 
     Attributes:
-        address: of a running Ray cluster; None takes RAY_ADDRESS, and without it a cluster of one's own.
+        address: of a running Ray cluster; None takes RAY_ADDRESS, or else starts a cluster of one's own.
         replicas: actors that hold the weights; None fills the cluster (its GPUs, or its CPUs less one).
         gpus: to count on where an autoscaler adds them when asked; None counts those that are there.
         gpus_per_replica: share of a GPU a replica takes where the cluster has GPUs.

@@ -34,6 +34,7 @@ from pipelines.schemas import MANIFEST
 from pipelines.segmenters import SegmenterSource
 from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES
 from pipelines.store import NotFound, Store, StoreError, open_store
+from pipelines.store_address import is_s3, local_path, without_slash
 from pipelines.tables import publish
 from pipelines.version import code_version
 
@@ -86,15 +87,14 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
             safe for records.
     """
     try:
-        stores = Stores(open_store(source, endpoint_url), open_store(output, endpoint_url, create=True))
+        opened = open_store(source, endpoint_url)
+        ends = [_place(uri) for uri in (source, output)]
+        if ends[0].startswith(ends[1]) or ends[1].startswith(ends[0]):
+            raise UsageError(f"{output}: source and output lie one inside the other; expected separate places")
+        stores = Stores(opened, open_store(output, endpoint_url, create=True))
         stores.output.check_put_if_absent()
     except StoreError as fault:
         raise UsageError(str(fault)) from None
-    ends = (stores.source.uri.rstrip("/") + "/", stores.output.uri.rstrip("/") + "/")
-    if ends[0].startswith(ends[1]) or ends[1].startswith(ends[0]):
-        raise UsageError(
-            f"{output}: source and output lie one inside the other; expected two separate places"
-        )
     return stores
 
 
@@ -113,10 +113,10 @@ def run(
         UsageError: unusable weights, an unknown structure, a source without objects.
         Aborted: the cluster or a store gave up; the same command continues.
     """
+    known = segmenter.identity()
     try:
-        known = segmenter.identity()
         structures = resolve(",".join(config.structures), known.structures)
-    except (ValueError, OSError) as fault:
+    except ValueError as fault:
         raise UsageError(str(fault)) from None
     try:
         manifest = discover(stores.source, limits_of(config)).manifest
@@ -151,6 +151,11 @@ def recorded(output: Store) -> set[str]:
     """Names of the records that exist: what is in here is done."""
     keys = (entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in output.list("records"))
     return {key for key in keys if identity.is_key(key)}
+
+
+def _place(uri: str) -> str:
+    """One spelling of an address, ending in a slash."""
+    return (without_slash(uri) if is_s3(uri) else str(local_path(uri).resolve())) + "/"
 
 
 def _plan(

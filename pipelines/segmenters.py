@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.faults import UsageError
 
 if TYPE_CHECKING:
     from ctsam3d.imaging.volume import Volume
@@ -38,7 +40,7 @@ class SegmenterSource(Protocol):
     """A recipe small enough to send to every replica."""
 
     def identity(self) -> Identity:
-        """What the results are named by; raises ValueError or OSError where the weights cannot be used."""
+        """What the results are named by; raises UsageError where the weights cannot be used."""
         ...
 
     def load(self) -> Segmenter:
@@ -56,9 +58,22 @@ class BundledOrFile:
     weights: str
 
     def identity(self) -> Identity:
-        """Loads the weights to see that they can be used, before a cluster is started for them."""
-        segmenter = self.load()
-        return Identity(segmenter.weights_sha256, segmenter.settings, segmenter.structures)
+        """Loads the weights to see that they can be used, before a cluster is started for them.
+
+        The localizer's weights come with the code and not by name: they count as a setting.
+
+        Raises:
+            UsageError: weights that cannot be used.
+        """
+        from ctsam3d.network.checkpoint import CheckpointError, sha256
+        from ctsam3d.segmentation.segmenter import LOCALIZER_FILE
+
+        try:
+            segmenter = self.load()
+            settings = asdict(segmenter.settings) | {"localizer_sha256": sha256(LOCALIZER_FILE)}
+        except CheckpointError as fault:
+            raise UsageError(str(fault)) from None
+        return Identity(segmenter.weights_sha256, settings, segmenter.structures)
 
     def load(self) -> Any:
         """On the device torch finds: a GPU of this process, else the CPU."""

@@ -44,8 +44,8 @@ def segment_file(
         raise UsageError(f"{source}: {refusal}") from None
     except (OSError, ValueError) as fault:
         raise UsageError(f"{source}: cannot be read: {fault}") from None
+    known = segmenter.identity()
     try:
-        known = segmenter.identity()
         structures = resolve(",".join(config.structures), known.structures)
         destination.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as fault:

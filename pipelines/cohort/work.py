@@ -115,5 +115,7 @@ def failure_of(fault: Exception) -> Failure:
             return Failure.MEMORY
         case _ if type(fault).__name__ == "OutOfMemoryError":  # torch's, not imported here
             return Failure.GPU_OOM
+        case _ if type(fault).__name__ == "ModelOutputInvalid":  # the segmenter's, which would import torch
+            return Failure.MODEL_NAN
         case _:
             return Failure.INTERNAL
