@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="ctsam3d",
     help="Organ masks and volumes for cohorts of CT studies: DICOM in, Parquet out.",
-    epilog="Exit codes: 0 all done, 1 usage or configuration, 2 finished with rejected or failed series, 3 aborted.",
+    epilog="Exit codes: 0 all done, 1 usage or configuration, 2 finished with rejected or failed series, "
+    "3 aborted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,7 +60,10 @@ def run(
         bool, typer.Option("--retry-failed", help="Compute failed, lost and poisoned series again.")
     ] = False,
 ) -> int:
-    """Segment every CT series of SOURCE and publish tables in OUTPUT. Run it again to continue or to add new series."""
+    """Segment every CT series of SOURCE and publish tables in OUTPUT.
+
+    Run it again to continue a run that was stopped, or to add what is new in SOURCE.
+    """
     from pipelines import driver
     from pipelines.segmenters import BundledOrFile
 
@@ -196,14 +200,15 @@ def weights_info(file: Annotated[Path, typer.Argument(help="A checkpoint of ours
     """Print a checkpoint's header as JSON."""
     import json
 
-    from ctsam3d.network.weights_file import CheckpointError
+    from ctsam3d.network.weights_file import CheckpointError, sha256
     from ctsam3d.network.weights_file import info as read_header
 
     try:
-        header = read_header(file)
+        header, digest = read_header(file), sha256(file)
     except CheckpointError as fault:
         raise UsageError(str(fault)) from None
-    print(json.dumps(header.describe(), indent=2))
+    counts = {"tensors": len(header.shapes), "numbers": header.numbers, "file_bytes": header.file_bytes}
+    print(json.dumps(json.loads(header.facts.to_json()) | counts | {"sha256": digest}, indent=2))
     return ExitCode.DONE
 
 

@@ -129,8 +129,8 @@ def meaning(
 ) -> dict[str, Any]:
     """What can change a result, as plain JSON values; `segmentation` are the segmenter's own settings.
 
-    Weights are named by their own hash, and resources change no result. `structures` are resolved names: "all"
-    means something else in the next version.
+    Weights are named by their own hash, and resources change no result. `structures` are resolved names:
+    "all" means something else in the next version.
     """
     return {
         "structures": sorted(structures),

@@ -90,7 +90,9 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
         opened = open_store(source, endpoint_url)
         ends = [_place(uri) for uri in (source, output)]
         if ends[0].startswith(ends[1]) or ends[1].startswith(ends[0]):
-            raise UsageError(f"{output}: source and output lie one inside the other; expected separate places")
+            raise UsageError(
+                f"{output}: source and output lie one inside the other; expected separate places"
+            )
         stores = Stores(opened, open_store(output, endpoint_url, create=True))
         stores.output.check_put_if_absent()
     except StoreError as fault:
@@ -136,7 +138,7 @@ def run(
         if pending:
             _compute(stores, plan, stamp, config, segmenter, pending)
             _reconcile(stores.output, plan, stamp, pending)
-        # A run is saved once it is whole: a killed one leaves nothing but records, which any later run may use.
+        # A run is saved once it is whole: a killed one leaves only records, which any later run may use.
         save_run(stores.output, plan)
         published = publish(stores.output, plan)
         _sweep(stores.output, plan)

@@ -1,4 +1,4 @@
-"""Segment one CT without a cluster: a DICOM folder or NIfTI file in; label map, names and a table of numbers out."""
+"""Segment one CT without a cluster: a DICOM folder or NIfTI file in; label map, names and a table out."""
 
 from __future__ import annotations
 

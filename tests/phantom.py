@@ -1,4 +1,4 @@
-"""A body with two lungs as a DICOM series of its own: a folder and a number in, objects written, what is in them out."""
+"""A body with two lungs as a DICOM series: a folder and a number in, objects written, what is in them out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def phantom_hu(number: int) -> np.ndarray:
 
 
 def write_phantom(folder: Path, number: int, *, missing_slice: bool = False) -> Phantom:
-    """Write a series of one object a slice; `missing_slice` leaves one out of the middle, so that it is refused."""
+    """Write one object a slice; `missing_slice` leaves out the middle one, so that the series is refused."""
     hu = phantom_hu(number)
     study, series = f"1.2.826.0.1.3680043.10.1.{number}", f"1.2.826.0.1.3680043.10.1.{number}.1"
     folder.mkdir(parents=True, exist_ok=True)

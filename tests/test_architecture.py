@@ -25,7 +25,9 @@ def heavy_modules(*arguments: str) -> str:
         "heavy = {'torch', 'ray', 'monai', 'numpy', 'pyarrow', 'pydicom', 'scipy', 'pandas'}\n"
         "print('exit', code, 'imported', sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()[-1]
 
 
@@ -38,5 +40,7 @@ def test_help_and_info_import_nothing_heavy() -> None:
 
 def test_a_run_drives_without_ray_until_there_is_something_to_compute() -> None:
     script = "import sys; import pipelines.driver; print(sorted({'ray', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A real but simple segmenter, body and lungs by threshold: what runs are tested with where the network is not the point.
+"""A real but simple segmenter, body and lungs by threshold, for tests where the network is not the point.
 
 A source may be told to note its environment, to be slow, or to kill its process on chosen volumes.
 """
@@ -25,7 +25,7 @@ STRUCTURES = (*IDS, "brain")
 
 @dataclass(frozen=True)
 class Threshold:
-    """Lungs below -500 HU inside the body's box, left and right of its middle; the rest of the body as muscle."""
+    """Lungs below -500 HU, left and right of the middle; the rest of the body as muscle."""
 
     seconds: float = 0.0
 

@@ -6,7 +6,7 @@ Imports no torch: whoever only measures or stores a result need not load it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,11 @@ class Finding:
     """What became of one requested structure; None where a value is unknown.
 
     Attributes:
-        status: OK, ABSENT, TRUNCATED, COARSE or FAILED.
-        reason: a stable code; None where there is nothing to explain.
-        clicks: prompts given to the network.
-        confidence: 0 to 1.
-        volume_soft_ml: sum of the probabilities, in millilitres.
+        status: ok, coarse or absent; truncation shows on the source grid only.
+        reason: for a status that needs one.
+        clicks: how many were made.
+        confidence: mean probability within the mask, in [0, 1]; None where there is no mask.
+        volume_soft_ml: sum of the probabilities.
     """
 
     status: Status
@@ -39,7 +39,7 @@ class StudySegmentation:
 
     Attributes:
         labels: uint8 (z, y, x) on the volume's own grid; 0 is none of them.
-        label_ids: name to label; a structure without voxels may be missing.
+        label_ids: name to label, of the structures that have voxels.
         findings: for every requested structure, found or not.
         seconds: per stage.
     """
@@ -47,4 +47,4 @@ class StudySegmentation:
     labels: NDArray[np.uint8]
     label_ids: Mapping[str, int]
     findings: Mapping[str, Finding]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import COARSE_FACTOR, CoarseStructure, Localizer
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_at
+from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import LabelMap, Merger, centre_weight
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
@@ -51,35 +52,6 @@ class Settings:
     least_dice: float = 0.6
     volume_ratio: tuple[float, float] = (0.5, 1.8)
     batch: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What became of one requested structure.
-
-    Attributes:
-        status: ok, coarse or absent; truncation shows on the source grid only.
-        reason: for a status that needs one.
-        clicks: how many were made.
-        confidence: mean probability within the mask, in [0, 1]; None where there is no mask.
-        volume_soft_ml: sum of the probabilities.
-    """
-
-    status: Status
-    reason: str | None
-    clicks: int
-    confidence: float | None
-    volume_soft_ml: float | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StudySegmentation:
-    """Labels uint8 (z, y, x) on the source grid, the id of each structure that has voxels, and every finding."""
-
-    labels: NDArray[np.uint8]
-    label_ids: dict[str, int]
-    findings: dict[str, Finding]
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class ModelOutputInvalid(Exception):

@@ -2,9 +2,9 @@
 
     read_parquet -> one series per block -> load (tasks) -> Replica (actors) -> measure, commit (tasks)
 
-The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse decoding
-into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every retry and every
-wait is finite.
+The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse
+decoding into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every retry
+and every wait is finite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 # Before Ray is imported: no usage reports, no C++ log lines on the terminal.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -97,22 +97,21 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
     rows = ray.data.read_parquet(manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE)
     resources, replica_args = job.resources, (job.segmenter, job.structures, shape.torch_threads)
     with warnings.catch_warnings():
-        # Ray takes bounds on retries only as extra arguments, a way it means to close: see `_replica_options`.
+        # Ray takes bounds on retries as extra arguments only, and means to close that way: `_replica_options`.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         done = (
             rows.repartition(target_num_rows_per_block=1)
             .map(LoadTask(job), num_cpus=resources.cpus_per_load, **_task_bounds(resources))
             .map(
-                Replica,
+                cast(Any, Replica),  # an actor's class: Ray's annotation forgets them
                 fn_constructor_args=(*replica_args, resources.series_timeout_s),
                 **_replica_options(shape, resources, series),
             )
             .map(CommitTask(job), num_cpus=resources.cpus_per_commit, **_task_bounds(resources))
         )
     try:
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                yield Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
+        for row in done.iter_rows():
+            yield Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
     except ExecutionTimeoutError as fault:
         raise GraphStopped("no series ended for too long; the cluster may have lost its machines") from fault
     except RayError as fault:
@@ -209,10 +208,10 @@ def cluster_nodes() -> list[Node]:
 def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> dict[str, Any]:
     """Arguments of the replicas' `map`, bounded: by default Ray restarts a dying actor, and retries, for ever.
 
-    Each try of a series may cost a replica its life, and no other series may pay for it: restarts are counted
-    per series of the run. A Ray that no longer takes these extra arguments needs another word here and below.
+    Each try of a series may cost a replica its life, and no other series may pay for it: restarts are
+    counted per series of the run. A Ray that no longer takes these arguments needs others here and below.
     """
-    # With a share of a GPU an explicit 0 CPUs: Ray's default is one, and as many replicas as CPUs starve the loading.
+    # With a share of a GPU an explicit 0 CPUs: by default it is one, and replicas would starve the loading.
     share = {"num_gpus": shape.gpus, "num_cpus": 0} if shape.gpus else {"num_cpus": shape.cpus}
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=shape.count, initial_size=shape.count),

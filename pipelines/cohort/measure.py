@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from ctsam3d.anatomy.measure import Measurement
 from ctsam3d.anatomy.measure import measure as measure_labels
-
 from ctsam3d.anatomy.structures import CATALOGUE
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status

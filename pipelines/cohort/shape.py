@@ -37,7 +37,7 @@ class ReplicaShape:
 
 
 def logical_cpus(cores: int) -> int:
-    """CPUs a cluster of one's own is told to have: the cores, and spare ones for the tasks that feed replicas.
+    """CPUs a cluster of one's own is told to have: the cores, and spare ones for tasks that feed replicas.
 
     Replicas hold their CPUs for good; without the spare ones, on a machine of one or two cores, nothing would
     ever be loaded for them. The operating system shares the cores out.

@@ -1,4 +1,4 @@
-"""Run a cohort with the threshold segmenter, as a process of its own that tests can kill: SOURCE OUTPUT NOTES SECONDS."""
+"""Run a cohort with the threshold segmenter, as a process that tests can kill: SOURCE OUTPUT NOTES SECONDS."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes, one clear line for a mistake, results on stdout alone."""
+"""The command line as a person meets it: exit codes, one line for a mistake, results on stdout alone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def test_wrong_usage_is_one_line_and_code_1(arguments: list[str], words: str) ->
 
 def test_places_that_are_not_there_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    for arguments in (["run", missing, tmp_path / "out"], ["verify", missing], ["discover", missing, "--manifest", "m"]):
+    for arguments in (
+        ["run", missing, tmp_path / "out"],
+        ["verify", missing],
+        ["discover", missing, "--manifest", "m"],
+    ):
         done = ctsam3d(*arguments)
         assert done.code == 1
         assert str(missing) in done.line and "does not exist" in done.line

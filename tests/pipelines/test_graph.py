@@ -1,4 +1,4 @@
-"""The graph on a real local cluster: every series of the manifest once, whatever happens to series and workers."""
+"""The graph on a real local cluster: every series once, whatever happens to series and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as a process of its own: killed half way it continues, terminated it says so, and nothing is done twice."""
+"""A run as a process: killed half way it continues, terminated it says so, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_a_driver_killed_half_way_leaves_a_run_that_ends_with_every_series_once(
     assert first.process.returncode == -signal.SIGKILL
     assert 2 <= len(before) < SERIES  # it was killed in the middle of its work
     first.end()
-    before = {file.name for file in first.records.rglob("*.parquet")}  # workers may have outlived the driver a little
+    before = {
+        file.name for file in first.records.rglob("*.parquet")
+    }  # workers may have outlived the driver a little
 
     done = start(0.0)
     out, err = done.process.communicate(timeout=120)
