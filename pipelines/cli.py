@@ -189,9 +189,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object."
         print(json.dumps(facts, indent=2))
     else:
         for name, value in facts.items():
-            print(
-                f"{name:16} {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}"
-            )
+            parts = value.items() if isinstance(value, dict) else ()
+            print(f"{name:16} {', '.join(f'{part} {v}' for part, v in parts) or value}")
     return ExitCode.DONE
 
 

@@ -3,8 +3,8 @@
     read_parquet -> one series per block -> load (tasks) -> Replica (actors) -> measure, commit (tasks)
 
 The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse
-decoding into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every retry
-and every wait is finite.
+decoding into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every
+retry and every wait is finite.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
     rows = ray.data.read_parquet(manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE)
     resources, replica_args = job.resources, (job.segmenter, job.structures, shape.torch_threads)
     with warnings.catch_warnings():
-        # Ray takes bounds on retries as extra arguments only, and means to close that way: `_replica_options`.
+        # Bounds on retries are extra arguments, a way Ray means to close: see `_replica_options`.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         done = (
             rows.repartition(target_num_rows_per_block=1)
@@ -206,7 +206,7 @@ def cluster_nodes() -> list[Node]:
 
 
 def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> dict[str, Any]:
-    """Arguments of the replicas' `map`, bounded: by default Ray restarts a dying actor, and retries, for ever.
+    """Arguments of the replicas' `map`, bounded: Ray's default is to restart and retry for ever.
 
     Each try of a series may cost a replica its life, and no other series may pay for it: restarts are
     counted per series of the run. A Ray that no longer takes these arguments needs others here and below.
