@@ -7,6 +7,8 @@ its instance norms take their statistics from the window.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,6 +47,11 @@ class CoarseNetwork(nn.Module):
         blocks = windows.reshape(b, c, z // 2, 2, y // 2, 2, x // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
         logits: torch.Tensor = self.unfold(self.body(blocks.reshape(b, 8 * c, z // 2, y // 2, x // 2)))
         return logits
+
+
+def weights_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict, each once: MONAI's U-Net also lists its blocks as nested skip layers."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("body.skip_layers.")}
 
 
 def windowed(hu: torch.Tensor) -> torch.Tensor:

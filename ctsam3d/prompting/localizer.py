@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ctsam3d.anatomy.localized import CLASSES, LOCALIZED
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
-from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, windowed
+from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
 
 COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
 
@@ -59,10 +59,12 @@ class Localizer:
         if info.facts.network != "localizer" or info.facts.training.get("classes") != list(CLASSES):
             raise CheckpointError(path, "expected a localizer's weights with this version's classes, found others")
         network = CoarseNetwork()
-        try:
-            network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        except RuntimeError as error:
-            raise CheckpointError(path, f"expected the localizer's tensors: {error}") from None
+        expected = {name: tuple(t.shape) for name, t in weights_of(network.state_dict()).items()}
+        found = {name: tuple(t.shape) for name, t in tensors.items()}
+        if found != expected:
+            odd = sorted(found.items() ^ expected.items())[:3]
+            raise CheckpointError(path, f"expected the localizer's tensors; first differences: {odd}")
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
         return cls(network, device, sha256(path))
 
     @torch.inference_mode()

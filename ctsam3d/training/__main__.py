@@ -83,7 +83,7 @@ def _export(options: argparse.Namespace) -> None:
             network="localizer", windows_hu=coarse.WINDOWS_HU, spacing_mm=coarse.SPACING_MM, licence=_LICENCE,
             training={"classes": list(CLASSES), **facts},
         )  # fmt: skip
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in state["average"].items()}
+        tensors = {k: v.half() for k, v in coarse.weights_of(state["average"]).items()}
         checkpoint.save_tensors(options.out, tensors, header)
     else:
         network = build(options.network)

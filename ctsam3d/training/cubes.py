@@ -192,7 +192,7 @@ def error_clicks(
 
 
 def cube_loss(
-    model: nn.Module, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture.second_round
+    model: nn.Module, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture().second_round
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The published mask loss over one or two rounds; logs the Dice of the first."""
     truth, known, clicks = batch["truth"], batch["known"], batch["click_xyz"]
