@@ -30,6 +30,7 @@ class Progress:
         )
         self._shown_s = float("-inf")
         self._in_place = self._stream.isatty()
+        self._show("" if self._in_place else "\n")
 
     def add(self, status: str) -> None:
         """Count one series that ended."""

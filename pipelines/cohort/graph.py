@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -38,7 +39,7 @@ from pipelines.cohort.measure import measure
 from pipelines.cohort.rows import Row, from_row, to_row
 from pipelines.cohort.shape import Node, ReplicaShape, logical_cpus, replica_shape
 from pipelines.cohort.work import Work
-from pipelines.config import Resources
+from pipelines.config import ConfigError, Resources
 from pipelines.deadline import deadline
 from pipelines.faults import Aborted
 from pipelines.manifest import SeriesRef
@@ -47,6 +48,7 @@ from pipelines.segmenters import SegmenterSource
 from pipelines.store import Store
 
 _STANDSTILL_S = 300.0
+_ANSWER_S = 10.0
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
 
 
@@ -156,7 +158,8 @@ def cluster(address: str | None) -> Iterator[None]:
     A process that is already part of a cluster, such as a notebook, stays in it.
 
     Raises:
-        GraphStopped: no cluster there, or none could be started.
+        ConfigError: nothing answers at the address.
+        GraphStopped: what answers is no cluster to join, or none could be started.
     """
     if ray.is_initialized():
         yield
@@ -165,6 +168,7 @@ def cluster(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
+    _check_answers(address)
     try:
         with _silence(), _own_sigterm():
             ray.init(address=address, **options)
@@ -174,6 +178,17 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError where nothing listens at `host:port`: Ray itself would try for minutes, in silence."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local" and "auto" are no places on a network
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError):
+        raise ConfigError(f"resources.address: found {address!r}, expected a running Ray cluster") from None
 
 
 @contextmanager

@@ -51,4 +51,4 @@ def test_a_terminal_gets_one_line_rewritten_in_place() -> None:
         progress.add("ok")
     progress.close()
     assert stream.getvalue().count("\n") == 1
-    assert stream.getvalue().count("\r") == 4
+    assert stream.getvalue().count("\r") == 5
