@@ -13,7 +13,7 @@ _CODE_BITS = 5  # one length for all codes: 17 of 32, and never all ones
 
 
 def encode_jpeg_lossless(values: NDArray[Any]) -> bytes:
-    """Encode 16-bit values (rows, columns), each predicted by its left neighbour, in column 0 by the one above."""
+    """Encode 16-bit values (rows, columns), each predicted from the one on its left or above."""
     rows, columns = values.shape
     pixels = values.astype(np.int64) & 0xFFFF
     predicted = np.empty_like(pixels)

@@ -48,6 +48,7 @@ _SINGLE: dict[Group, dict[str, str | None]] = {
         "stomach": "69695003",
         "pancreas": "15776009",
         "lung_middle_lobe_right": "72481006",
+        "atrial_appendage_left": "33626005",
         "esophagus": "32849002",
         "trachea": "44567001",
         "thyroid_gland": "69748006",
@@ -127,12 +128,17 @@ _RIBS = (
 ).split()
 
 
+def _side(name: str) -> Laterality | None:
+    return next((side for side in Laterality if name.endswith(f"_{side}")), None)
+
+
 def _catalogue() -> dict[str, Structure]:
-    found = [Structure(n, code, None, group) for group, names in _SINGLE.items() for n, code in names.items()]
-    found.append(Structure("atrial_appendage_left", "33626005", Laterality.LEFT, Group.ORGAN))
+    found = [Structure(n, code, _side(n), group) for group, names in _SINGLE.items() for n, code in names.items()]
     for side in Laterality:
         found += [
-            Structure(f"{n}_{side}", code, side, group) for group, names in _PAIRED.items() for n, code in names.items()
+            Structure(f"{n}_{side}", code, side, group)
+            for group, names in _PAIRED.items()
+            for n, code in names.items()
         ]
         found += [Structure(f"rib_{side}_{i}", code, side, Group.BONE) for i, code in enumerate(_RIBS, 1)]
     found += [Structure(f"vertebrae_{level}", code, None, Group.BONE) for level, code in _VERTEBRAE.items()]

@@ -20,6 +20,7 @@ from ctsam3d.imaging.dicom_header import Frame
 from ctsam3d.imaging.dicom_pixels import check_format, is_integral, stored_frames, write_hu
 from ctsam3d.imaging.hounsfield import check_plausible
 from ctsam3d.imaging.orientation import orientation_code
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.imaging.stacking import Plane, Stack, stack_planes
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Reason, Rejected
@@ -105,6 +106,11 @@ def read_series(objects: Iterable[tuple[str, bytes]], limits: Limits | None = No
         RuntimeError: no decoder is installed for a transfer syntax that should be supported.
     """
     limits = limits or Limits()
+    with quiet():  # once around all objects
+        return _read_series(objects, limits)
+
+
+def _read_series(objects: Iterable[tuple[str, bytes]], limits: Limits) -> DicomSeries:
     collected = collect(objects, limits)
     slots = [
         _Slot(image, index, frame)

@@ -83,6 +83,7 @@ def collect(objects: Iterable[tuple[str, bytes]], limits: Limits) -> Collected:
         if unsuited is not None:
             aside[unsuited] += 1
             continue
+        _check_has_pixels(header)
         if _is_copy(header, data, seen):
             continue
         pixel_bytes += header.pixel_bytes
@@ -158,14 +159,24 @@ def _frame_count(images: list[Image]) -> int:
     return sum(image.header.frame_count for image in images)
 
 
+def _missing(header: Header) -> list[str]:
+    return [
+        name for name in ("rows", "columns", "bits_allocated", "bits_stored") if not getattr(header, name)
+    ]
+
+
+def _check_has_pixels(header: Header) -> None:
+    if header.has_pixels:
+        return
+    missing = _missing(header)
+    if missing:
+        raise Rejected(Reason.HEADER_TRUNCATED, f"a CT object ends before {', '.join(missing)}")
+    raise Rejected(Reason.NO_PIXEL_DATA, "a CT object without pixels")
+
+
 def _check_image(header: Header) -> None:
     """Refuse a CT object whose header does not say how large it is, or where its frames are."""
-    needed = ("rows", "columns", "bits_allocated", "bits_stored")
-    missing = [name for name in needed if not getattr(header, name)]
-    if not header.has_pixels:
-        if missing:
-            raise Rejected(Reason.HEADER_TRUNCATED, f"a CT object ends before {', '.join(missing)}")
-        raise Rejected(Reason.NO_PIXEL_DATA, "a CT object without pixels")
+    missing = _missing(header)
     if missing or header.frame_count < 1:
         raise Rejected(Reason.MALFORMED, f"a CT object without {', '.join(missing) or 'frames'}")
     if header.sop_class_uid not in MULTI_FRAME_CT and header.frame_count != 1:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from ctsam3d.imaging.dicom_parse import Parsed, parse, quiet
+from ctsam3d.imaging.dicom_parse import Parsed, parse
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.outcome import Reason, Rejected
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.outcome import Reason, Rejected
 
 _PREAMBLE_BYTES = 132
@@ -90,23 +86,6 @@ class Parsed:
     pixel_length: int | None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom from warning about and logging values: its texts repeat what a header says of a person."""
-    logger = logging.getLogger("pydicom")
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(drop)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeFilter(drop)
-
-
 def parse(data: bytes, complete: bool = True) -> Parsed | None:
     """Parse a header without touching pixels.
 
@@ -115,7 +94,7 @@ def parse(data: bytes, complete: bool = True) -> Parsed | None:
         complete: whether `data` is the whole object.
 
     Returns:
-        The header; None where `data` ends before the file meta group does and more would help.
+        The header; None where a beginning ends too early, or where the parser cannot go on, to tell anything.
 
     Raises:
         Rejected: EMPTY_OBJECT, NOT_DICOM, MALFORMED, HEADER_TRUNCATED or TRANSFER_SYNTAX_UNSUPPORTED.
@@ -169,13 +148,15 @@ def _parse(stream: io.BytesIO, data: bytes, complete: bool) -> Parsed | None:
     dataset = _read(
         stream, len(data), implicit, syntax != ExplicitVRBigEndian, at_pixels, HEADER_TAGS, complete
     )
+    if dataset is None:
+        return None
     offset, length = len(data), None
     if pixel is not None:
         long_form = pixel[1] is not None and pixel[1] in _LONG_VRS
         offset = stream.tell() + (12 if long_form else 8)
         length = None if pixel[2] == _UNDEFINED_LENGTH else pixel[2]
     return Parsed(
-        dataset if dataset is not None else Dataset(),
+        dataset,
         syntax,
         _text(meta, 0x00020002),
         _text(meta, 0x00020003),
@@ -196,7 +177,7 @@ def _read(
     tags: list[int] | None,
     complete: bool,
 ) -> Dataset | None:
-    """The elements up to the stop; None if the bytes ended inside an element and more may come."""
+    """The elements up to the stop, or up to where a beginning ends; None if its end defeated the parser."""
     try:
         dataset = read_dataset(
             cast(BinaryIO, stream),
@@ -214,9 +195,11 @@ def _read(
             _refuse_cut(size, complete)
             return None
         raise Rejected(Reason.MALFORMED, f"header cannot be parsed ({type(error).__name__})") from None
-    if stream.tell() > size or any(_is_short(element) for element in dataset.values()):
+    short = [tag for tag, element in dataset.items() if _is_short(element)]
+    if short or stream.tell() > size:
         _refuse_cut(size, complete)
-        return None
+    for tag in short:  # the last one at most; those before it stand
+        del dataset[tag]
     return dataset
 
 

@@ -29,8 +29,9 @@ from pydicom.uid import (
 )
 
 from ctsam3d.imaging.dicom_header import Frame, Header
-from ctsam3d.imaging.dicom_parse import encapsulated_end, quiet
+from ctsam3d.imaging.dicom_parse import encapsulated_end
 from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU, reaching_edge
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.outcome import Reason, Rejected
 
@@ -52,8 +53,10 @@ _ENCAPSULATED = (
 SUPPORTED_SYNTAXES = frozenset(str(uid) for uid in (*_NATIVE, *_ENCAPSULATED))
 # These carry stored words as they are, so unused high bits may hold anything.
 _RAW_WORDS = frozenset(str(uid) for uid in (*_NATIVE, RLELossless))
-# In order of preference; pillow, where some other package brings it, knows no 12 or 16 bit lossless JPEG.
-_FASTEST_PLUGINS = ("pyjpegls", "pylibjpeg")
+# The plugin to take of those a decoder has. JPEG-LS: pyjpegls is the fastest. RLE: pydicom's own, as the
+# compiled one panics on damaged streams with an exception that is no Exception. JPEG: pylibjpeg, as pillow,
+# where some other package brings it, knows no lossless JPEG of 12 or 16 bits.
+_PLUGINS = ("pyjpegls", "pydicom", "pylibjpeg")
 _BITS_ALLOCATED = (8, 16, 32)
 
 
@@ -116,7 +119,7 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
     }
     if header.extended_offsets is not None:
         options["extended_offsets"] = header.extended_offsets
-    plugin = next((name for name in _FASTEST_PLUGINS if name in decoder.available_plugins), "")
+    plugin = next((name for name in _PLUGINS if name in decoder.available_plugins), "")
     with quiet():
         frames = decoder.iter_array(source, raw=True, decoding_plugin=plugin, **options)
         for index in range(header.frame_count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def check_plausible(hu: NDArray[Any], padding: NDArray[np.bool_] | None) -> None
     Raises:
         Rejected: HU_IMPLAUSIBLE.
     """
-    stride = max(1, round((hu.size / _SAMPLES) ** 0.5))
+    stride = max(1, math.ceil((hu.size / _SAMPLES) ** 0.5))
     sample = hu[:, ::stride, ::stride]
     measured = sample[~padding[:, ::stride, ::stride]] if padding is not None else sample.ravel()
     if measured.size == 0:

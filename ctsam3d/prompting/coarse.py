@@ -37,8 +37,15 @@ class CoarseNetwork(nn.Module):
         levels = len(FEATURES)
         halvings = [2] * (levels - 1)
         self.body = DynUNet(
-            3, 8 * len(WINDOWS_HU), FEATURES[0], [3] * levels, [1, *halvings], halvings, FEATURES, norm_name="instance"
-        )  # fmt: skip
+            spatial_dims=3,
+            in_channels=8 * len(WINDOWS_HU),
+            out_channels=FEATURES[0],
+            kernel_size=[3] * levels,
+            strides=[1, *halvings],
+            upsample_kernel_size=halvings,
+            filters=FEATURES,
+            norm_name="instance",
+        )
         self.unfold = nn.ConvTranspose3d(FEATURES[0], len(CLASSES), 2, 2)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
@@ -60,7 +67,7 @@ def windowed(hu: torch.Tensor) -> torch.Tensor:
     return torch.cat(channels, dim=1)
 
 
-def coarsen(hu: NDArray[np.int16], factor: int) -> torch.Tensor:
+def coarsen(hu: NDArray[np.generic], factor: int) -> torch.Tensor:
     """Mean HU over blocks of `factor`^3 voxels, float32 (z, y, x); the last blocks are filled up with air."""
     from ctsam3d.imaging.volume import AIR_HU
 

@@ -57,7 +57,9 @@ class Localizer:
         """
         tensors, info = read_tensors(path)
         if info.facts.network != "localizer" or info.facts.training.get("classes") != list(CLASSES):
-            raise CheckpointError(path, "expected a localizer's weights with this version's classes, found others")
+            raise CheckpointError(
+                path, "expected a localizer's weights with this version's classes, found others"
+            )
         network = CoarseNetwork()
         expected = {name: tuple(t.shape) for name, t in weights_of(network.state_dict()).items()}
         found = {name: tuple(t.shape) for name, t in tensors.items()}

@@ -36,9 +36,7 @@ class Patch:
         low = [max(0, o) for o in self.origin_zyx]
         high = [min(n, o + CUBE_VOXELS) for n, o in zip(shape, self.origin_zyx, strict=True)]
         volume = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
-        cube = tuple(
-            slice(a - o, max(a, b) - o) for a, b, o in zip(low, high, self.origin_zyx, strict=True)
-        )
+        cube = tuple(slice(a - o, max(a, b) - o) for a, b, o in zip(low, high, self.origin_zyx, strict=True))
         return volume, cube
 
 
@@ -48,10 +46,10 @@ def patch_at(structure: str, seed_zyx: NDArray[np.int64], factor: int) -> Patch:
     return Patch(structure, (z, y, x))
 
 
-def cut(hu: NDArray[np.int16], patch: Patch) -> NDArray[np.int16]:
+def cut(hu: NDArray[np.generic], patch: Patch) -> NDArray[np.int16]:
     """HU (64, 64, 64) of a patch; air beyond the volume."""
     cube = np.full((CUBE_VOXELS,) * 3, AIR_HU, dtype=np.int16)
-    of_volume, of_cube = patch.overlap(hu.shape)  # type: ignore[arg-type]
+    of_volume, of_cube = patch.overlap(hu.shape)
     cube[of_cube] = hu[of_volume]
     return cube
 
@@ -65,4 +63,6 @@ def lay_over(coarse: torch.Tensor, patch: Patch, factor: int) -> torch.Tensor:
         axes.append(voxels / factor / size[axis] * 2 - 1)
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     grid = torch.stack([x, y, z], dim=-1)[None]
-    return F.grid_sample(coarse[None, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    return F.grid_sample(
+        coarse[None, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[0]

@@ -70,7 +70,9 @@ def weights_path(name: str | Path) -> Path:
     if Path(name).is_file():
         return Path(name)
     names = sorted(p.stem for p in WEIGHTS_FOLDER.glob("*.safetensors") if p != LOCALIZER_FILE)
-    raise checkpoint.CheckpointError(name, f"expected a file or the name of bundled weights ({', '.join(names)})")
+    raise checkpoint.CheckpointError(
+        name, f"expected a file or the name of bundled weights ({', '.join(names)})"
+    )
 
 
 class Segmenter:
@@ -86,7 +88,9 @@ class Segmenter:
         self._weight = centre_weight()
 
     @classmethod
-    def load(cls, weights: str | Path = "nano", device: str = "auto", settings: Settings | None = None) -> Segmenter:
+    def load(
+        cls, weights: str | Path = "nano", device: str = "auto", settings: Settings | None = None
+    ) -> Segmenter:
         """Read bundled weights by name, or a file, onto a device ("auto": CUDA where there is one).
 
         Raises:
@@ -121,10 +125,8 @@ class Segmenter:
         clock.lap("prompt")
         names = [name for name in structures if name in found]
         ids = {name: i for i, name in enumerate(names, 1)}
-        label_map = LabelMap(grid.hu.shape)  # type: ignore[arg-type]
-        findings = {
-            name: Finding(Status.ABSENT, None, 0, None, None) for name in structures if name not in found
-        }
+        label_map = LabelMap(grid.hu.shape)
+        findings = {name: Finding(Status.ABSENT) for name in structures if name not in found}
         for name, merger in self._decoded(grid, found, patches):
             findings[name] = self._settle(name, ids[name], merger, len(patches[name]), label_map, grid)
         clock.lap("segment")
@@ -132,7 +134,7 @@ class Segmenter:
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
         for name in names:
             if present[ids[name]] == 0:  # others claimed all of it, or it is smaller than a source voxel
-                findings[name] = Finding(Status.ABSENT, None, len(patches[name]), None, None)
+                findings[name] = Finding(Status.ABSENT, clicks=len(patches[name]))
                 del ids[name]
         clock.lap("restore")
         ordered = {name: findings[name] for name in structures}
@@ -156,15 +158,19 @@ class Segmenter:
                 name = patch.structure
                 if name not in open_mergers:
                     open_mergers[name] = Merger(
-                        found[name].probability, patches[name], grid.hu.shape, COARSE_FACTOR  # type: ignore[arg-type]
+                        found[name].probability, patches[name], grid.hu.shape, COARSE_FACTOR
                     )  # fmt: skip
                 if open_mergers[name].add(patch, answer, self._weight):
                     yield name, open_mergers.pop(name)
 
-    def _decode(self, grid: Volume, found: dict[str, CoarseStructure], batch: list[Patch]) -> NDArray[np.float32]:
+    def _decode(
+        self, grid: Volume, found: dict[str, CoarseStructure], batch: list[Patch]
+    ) -> NDArray[np.float32]:
         """Probabilities (B, 64, 64, 64) of a batch of patches."""
-        hu = np.stack([cut(grid.hu, patch) for patch in batch])  # type: ignore[arg-type]
-        cubes = windows.apply(torch.from_numpy(hu).to(self.device), self.model.config.windows_hu).transpose(0, 1)
+        hu = np.stack([cut(grid.hu, patch) for patch in batch])
+        cubes = windows.apply(torch.from_numpy(hu).to(self.device), self.model.config.windows_hu).transpose(
+            0, 1
+        )
         previous = None
         if self.coarse_prompt:
             laid = [

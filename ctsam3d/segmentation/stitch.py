@@ -11,32 +11,36 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.patches import Patch
 
 Box = tuple[slice, slice, slice]
-_COARSE_WEIGHT = 1e-3  # holds where no cube reaches, vanishes where one does
+_COARSE_WEIGHT = 1e-5  # holds where no cube reaches, vanishes where one does
 
 
 def centre_weight() -> NDArray[np.float32]:
     """How far a cube is to be believed, (64, 64, 64): most at its centre, little at its faces."""
     ramp = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (CUBE_VOXELS / 2)
-    ramp = np.clip(ramp, 0.02, 0.5).astype(np.float32)
+    ramp = np.clip(ramp, 0.05, 0.5).astype(np.float32)
     weight: NDArray[np.float32] = ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
-    return weight / weight.max()
+    return weight / np.float32(weight.max())
 
 
 class Merger:
     """The weighted mean of one structure's cubes over the box that they and its coarse mask span."""
 
-    def __init__(self, coarse: NDArray[np.float32], patches: list[Patch], shape: tuple[int, int, int], factor: int):
+    def __init__(
+        self, coarse: NDArray[np.float32], patches: list[Patch], shape: tuple[int, int, int], factor: int
+    ):
         self.box = _spanned(coarse, patches, shape, factor)
         size = tuple(s.stop - s.start for s in self.box)
-        self.weights = np.full(size, _COARSE_WEIGHT, dtype=np.float32)
+        self.weights: NDArray[np.float32] = np.full(size, _COARSE_WEIGHT, dtype=np.float32)
         self.coarse = _upsampled(coarse, self.box, factor)
-        self.sums = self.coarse * _COARSE_WEIGHT
+        self.sums: NDArray[np.float32] = np.multiply(self.coarse, _COARSE_WEIGHT, dtype=np.float32)
         self.shape, self.left = shape, len(patches)
 
     def add(self, patch: Patch, probability: NDArray[np.float32], weight: NDArray[np.float32]) -> bool:
         """Take one cube in; True once it was the last."""
         of_volume, of_cube = patch.overlap(self.shape)
-        here = tuple(slice(v.start - b.start, v.stop - b.start) for v, b in zip(of_volume, self.box, strict=True))
+        here = tuple(
+            slice(v.start - b.start, v.stop - b.start) for v, b in zip(of_volume, self.box, strict=True)
+        )
         self.sums[here] += probability[of_cube] * weight[of_cube]
         self.weights[here] += weight[of_cube]
         self.left -= 1
@@ -53,7 +57,9 @@ class LabelMap:
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.labels = np.zeros(shape, dtype=np.uint8)
-        self._best = np.zeros(shape, dtype=np.uint8)  # probability in 1/255ths: one byte, however many structures
+        self._best = np.zeros(
+            shape, dtype=np.uint8
+        )  # probability in 1/255ths: one byte, however many structures
 
     def claim(self, label: int, box: Box, probability: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """Enter a structure's mask over a box. Of equal claims the lower label has the voxel, whatever the order."""
@@ -86,8 +92,6 @@ def _upsampled(coarse: NDArray[np.float32], box: Box, factor: int) -> NDArray[np
     fine = F.interpolate(
         torch.from_numpy(np.ascontiguousarray(part))[None, None], scale_factor=factor, mode="trilinear"
     )[0, 0].numpy()
-    here = tuple(
-        slice(s.start - a * factor, s.stop - a * factor) for s, a in zip(box, around, strict=True)
-    )
+    here = tuple(slice(s.start - a * factor, s.stop - a * factor) for s, a in zip(box, around, strict=True))
     values: NDArray[np.float32] = fine[here]
     return values

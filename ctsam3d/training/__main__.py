@@ -1,10 +1,10 @@
 """Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | export | evaluate`.
 
-    prepare   case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
-    localizer cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
-    cubes     cache -> run folder of the cube network          (likewise)
-    export    run folder -> safetensors with facts of the training
-    evaluate  case folders -> Dice per structure, of the coarse and of the refined masks
+prepare   case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
+localizer cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
+cubes     cache -> run folder of the cube network          (likewise)
+export    run folder -> safetensors with facts of the training
+evaluate  case folders -> Dice per structure, of the coarse and of the refined masks
 """
 
 from __future__ import annotations
@@ -55,7 +55,15 @@ def _localizer(options: argparse.Namespace) -> None:
     network = CoarseNetwork()
     patches = LocalizerPatches.from_cache(options.cache / "localizer", LEFT_OUT)
     schedule = _schedule(options, 2e-3, 2, 0.995)
-    train(network, patches.draw, localizer_loss, schedule, options.run, torch.device(options.device), options.seconds)
+    train(
+        network,
+        patches.draw,
+        localizer_loss,
+        schedule,
+        options.run,
+        torch.device(options.device),
+        options.seconds,
+    )
 
 
 def _cubes(options: argparse.Namespace) -> None:
@@ -67,7 +75,9 @@ def _cubes(options: argparse.Namespace) -> None:
     initialise(network, options.seed)
     samples = CubeSamples.from_cache(options.cache / "cubes", LEFT_OUT, network.config.windows_hu)
     schedule = _schedule(options, 8e-4, 4, 0.99)
-    train(network, samples.draw, cube_loss, schedule, options.run, torch.device(options.device), options.seconds)
+    train(
+        network, samples.draw, cube_loss, schedule, options.run, torch.device(options.device), options.seconds
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -119,7 +129,9 @@ def main() -> None:
         training.add_argument("--batch", type=int, default=None)
         training.add_argument("--seed", type=int, default=0)
         training.add_argument("--workers", type=int, default=1)
-        training.add_argument("--seconds", type=float, default=None, help="stop at a checkpoint after so long")
+        training.add_argument(
+            "--seconds", type=float, default=None, help="stop at a checkpoint after so long"
+        )
         training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         if name == "cubes":
             training.add_argument("--size", default="nano")

@@ -43,15 +43,22 @@ def draw_grid(
     if rng.random() < pose.flip_probability:
         matrix = matrix @ np.diag([1, 1, -1])
     grid = grid @ matrix.T.astype(np.float32)
-    knots = torch.from_numpy(rng.standard_normal((1, 3, 5, 5, 5)).astype(np.float32)) * (rng.uniform(0, pose.warp_mm) / 2)
+    knots = torch.from_numpy(rng.standard_normal((1, 3, 5, 5, 5)).astype(np.float32)) * (
+        rng.uniform(0, pose.warp_mm) / 2
+    )
     warp = F.interpolate(knots, size=shape_zyx, mode="trilinear", align_corners=True)[0]
     moved: NDArray[np.float32] = grid + warp.permute(1, 2, 3, 0).numpy()
     return moved
 
 
 def sample(
-    array: NDArray[np.generic], centre_zyx: NDArray[np.float64], spacing_mm: float, grid: NDArray[np.float32], *,
-    linear: bool, outside: float,
+    array: NDArray[np.generic],
+    centre_zyx: NDArray[np.float64],
+    spacing_mm: float,
+    grid: NDArray[np.float32],
+    *,
+    linear: bool,
+    outside: float,
 ) -> NDArray[np.float32]:
     """Values of `array` (z, y, x) at `centre_zyx` (voxels) + `grid` (mm); `outside` beyond the array."""
     size = np.array(array.shape, dtype=np.float32)
@@ -65,7 +72,8 @@ def sample(
         padding_mode="zeros",
         align_corners=False,
     )
-    return found[0, 0].numpy() + outside
+    values: NDArray[np.float32] = found[0, 0].numpy() + np.float32(outside)
+    return values
 
 
 def crop_around(
@@ -78,7 +86,9 @@ def crop_around(
     return z, y, x
 
 
-def jitter_hu(rng: np.random.Generator, hu: NDArray[np.float32], *, strength: float = 1.0) -> NDArray[np.float32]:
+def jitter_hu(
+    rng: np.random.Generator, hu: NDArray[np.float32], *, strength: float = 1.0
+) -> NDArray[np.float32]:
     """Small changes of scale, offset and noise, as between scanners, doses and kernels."""
     hu = hu * rng.uniform(1 - 0.08 * strength, 1 + 0.08 * strength) + rng.uniform(-20, 20) * strength
     if rng.random() < 0.5:

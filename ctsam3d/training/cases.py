@@ -75,7 +75,9 @@ def known_classes(document: dict[str, object]) -> frozenset[str]:
     elif not any(str(n).startswith("vertebrae_L") for n in names):
         known.discard("vertebrae")  # one vertebra of a crop is not the spine
     if phantom:
-        known -= {"aorta", "inferior_vena_cava"} | {c for c in LOCALIZED if c.startswith(("autochthon", "iliopsoas"))}
+        known -= {"aorta", "inferior_vena_cava"} | {
+            c for c in LOCALIZED if c.startswith(("autochthon", "iliopsoas"))
+        }
     elif "duodenum" not in names:
         known.discard("small_bowel")
     return frozenset(known)
@@ -88,7 +90,11 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
     document = json.loads((folder / "labels.json").read_text())
     labels = _on_grid(nibabel.load(folder / "labels.nii.gz"), spacing_mm, order=0).astype(np.uint8)
     image = folder / "ct.nii.gz"
-    hu = _on_grid(nibabel.load(image), spacing_mm, order=1).round().astype(np.int16) if image.exists() else None
+    hu = (
+        _on_grid(nibabel.load(image), spacing_mm, order=1).round().astype(np.int16)
+        if image.exists()
+        else None
+    )
     organs = folder / "organs.nii.gz"
     tissue = _on_grid(nibabel.load(organs), spacing_mm, order=0).astype(np.uint8) if organs.exists() else None
     return Case(
@@ -137,7 +143,7 @@ def save_case(case: Case, path: Path) -> None:
         "known": sorted(case.known),
         "spacing_mm": case.spacing_mm,
     }
-    arrays = {"labels": case.labels}
+    arrays: dict[str, NDArray[np.generic]] = {"labels": case.labels}
     if case.hu is not None:
         arrays["hu"] = case.hu
     if case.tissue is not None:

@@ -1,8 +1,8 @@
 """Train the cube network: cached cases at 1.5 mm in, weights that answer clicks and refine coarse masks out.
 
 A sample is a cube of 64^3 voxels, one structure in it, and a prompt. The prompt is what the network meets in use:
-either one click, or a click together with the coarse mask a localizer would have drawn, imitated by degrading the truth.
-A second round corrects the answer with a click drawn from its errors, as in the published recipe.
+either one click, or a click together with the coarse mask a localizer would have drawn, imitated by degrading the
+truth. A second round corrects the answer with a click drawn from its errors, as in the published recipe.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import nn
 from torch.nn import functional as F
 
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
 from ctsam3d.network import windows
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
+from ctsam3d.network.model import CtSam3d
 from ctsam3d.training.augment import Pose, crop_around, draw_grid, jitter_hu, sample
 from ctsam3d.training.cases import Case, load_case
 from ctsam3d.training.losses import mask_loss
@@ -45,7 +45,9 @@ class Mixture:
 class _Prepared:
     case: Case
     truth_of: dict[str, NDArray[np.bool_]]  # class -> (256,), label ids that are it
-    known_of: dict[str, NDArray[np.bool_]]  # class -> (256,), label ids of which it is known whether they are it
+    known_of: dict[
+        str, NDArray[np.bool_]
+    ]  # class -> (256,), label ids of which it is known whether they are it
     places: dict[str, NDArray[np.int32]]  # class -> voxels inside it (n, 3)
     body_mm: NDArray[np.uint8] | None
 
@@ -79,7 +81,7 @@ class CubeSamples:
         centre = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))].astype(float)
         if off_target:
             centre += rng.normal(0, 14 / case.spacing_mm, 3)
-        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)  # type: ignore[arg-type]
+        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)
         local = centre - [s.start for s in window]
         # the click is the cube's centre, or off it
         shift = rng.integers(-20, 21, 3) if rng.random() < 0.3 else np.zeros(3, dtype=int)
@@ -129,7 +131,9 @@ def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.fl
     amount = rng.uniform(0, 5) / (truth.shape[0] / 2)
     knots = torch.from_numpy(rng.standard_normal((1, 3, 4, 4, 4)).astype(np.float32)) * (amount / 2)
     warp = F.interpolate(knots, size=truth.shape, mode="trilinear", align_corners=True)
-    moved = F.grid_sample(moved, identity + warp.permute(0, 2, 3, 4, 1), padding_mode="border", align_corners=False)
+    moved = F.grid_sample(
+        moved, identity + warp.permute(0, 2, 3, 4, 1), padding_mode="border", align_corners=False
+    )
     small = F.avg_pool3d(moved, _COARSE_FACTOR)[0, 0].numpy()
     logits = (small - 0.5) * rng.uniform(6, 16) + rng.uniform(-1.5, 1.5)
     logits += rng.uniform(0, 1.5) * smooth_noise(rng, small.shape, 4)
@@ -192,7 +196,7 @@ def error_clicks(
 
 
 def cube_loss(
-    model: nn.Module, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture().second_round
+    model: CtSam3d, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture().second_round
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The published mask loss over one or two rounds; logs the Dice of the first."""
     truth, known, clicks = batch["truth"], batch["known"], batch["click_xyz"]
@@ -208,7 +212,10 @@ def cube_loss(
     if np.random.default_rng((step, 7)).random() < second_round:
         extra, kinds = error_clicks(p.detach(), truth, known, step)
         again = model.decode(
-            embeddings, torch.cat([clicks, extra.to(clicks)], 1), torch.cat([labels, kinds.to(labels)], 1), p.detach()
+            embeddings,
+            torch.cat([clicks, extra.to(clicks)], 1),
+            torch.cat([labels, kinds.to(labels)], 1),
+            p.detach(),
         )
         loss = (loss + mask_loss(again, truth, known)) / 2
     return loss, figures

@@ -64,7 +64,11 @@ def _truths(document: dict[str, object], labels: NDArray[np.integer]) -> dict[st
     truths: dict[str, NDArray[np.bool_]] = {}
     for label, name in names.items():
         classes = classes_of(name)
-        if len(classes) != 1 or BACKGROUND in classes or (isinstance(annotated, list) and name not in annotated):
+        if (
+            len(classes) != 1
+            or BACKGROUND in classes
+            or (isinstance(annotated, list) and name not in annotated)
+        ):
             continue
         mask = labels == int(label)
         truths[classes[0]] = truths[classes[0]] | mask if classes[0] in truths else mask

@@ -68,7 +68,7 @@ class LocalizerPatches:
         size = np.array(case.labels.shape)
         margin = np.minimum(0.8 * half, size / 2)
         centre = np.clip(centre, margin, size - margin)
-        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)  # type: ignore[arg-type]
+        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)
         local = centre - [s.start for s in window]
         grid = draw_grid(rng, _FINE_ZYX, SPACING_MM / 2, _POSE)
         where = (local, case.spacing_mm, grid)
@@ -124,7 +124,9 @@ def _painted(
 
 def _pooled(fine: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of 2^3 voxels, as the localizer's input is a mean over blocks of the model grid."""
-    pooled: NDArray[np.float32] = nn.functional.avg_pool3d(torch.from_numpy(fine)[None, None], 2)[0, 0].numpy()
+    pooled: NDArray[np.float32] = nn.functional.avg_pool3d(torch.from_numpy(fine)[None, None], 2)[
+        0, 0
+    ].numpy()
     return pooled
 
 
@@ -152,5 +154,7 @@ def localizer_loss(
     logits = model(windowed(batch["hu"]))
     assert logits.shape[1] == len(CLASSES)
     count = batch["labels"][0].numel()
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(step))[: count // 3].to(logits.device)
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(step))[: count // 3].to(
+        logits.device
+    )
     return partial_label_loss(logits, batch["labels"], batch["allowed"], chosen), {}

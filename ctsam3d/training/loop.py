@@ -63,7 +63,7 @@ class Steps(IterableDataset[Batch]):
 def train(
     model: nn.Module,
     draw: Callable[[tuple[int, int, int]], Batch],
-    loss_of: Callable[[nn.Module, Batch, int], tuple[torch.Tensor, dict[str, float]]],
+    loss_of: Callable[[Any, Batch, int], tuple[torch.Tensor, dict[str, float]]],
     schedule: Schedule,
     folder: Path,
     device: torch.device,
@@ -79,7 +79,9 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     step = 0
     state_file = folder / "state.pt"
@@ -108,7 +110,7 @@ def train(
                 group["lr"] = schedule.rate(step)
             loss, figures = loss_of(model, batch, step)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm))
             if math.isfinite(norm):
                 optimizer.step()
@@ -119,7 +121,12 @@ def train(
                     average[name].lerp_(value, 1 - decay)
                 else:
                     average[name].copy_(value)
-            row = {"step": step, "seconds": round(time.monotonic() - started, 1), "loss": float(loss.detach()), "norm": norm}
+            row = {
+                "step": step,
+                "seconds": round(time.monotonic() - started, 1),
+                "loss": float(loss.detach()),
+                "norm": norm,
+            }
             row |= figures
             if log is None:
                 log = csv.DictWriter(log_file, list(row))

@@ -46,7 +46,9 @@ def mask_loss(probabilities: torch.Tensor, truth: torch.Tensor, known: torch.Ten
     p = probabilities.float().clamp(1e-6, 1 - 1e-6)
     p_true = torch.where(truth > 0.5, p, 1 - p)
     alpha = torch.where(truth > 0.5, 0.8, 0.2)
-    focal = -(alpha * (1 - p_true) ** 2 * p_true.log() * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+    focal = -(alpha * (1 - p_true) ** 2 * p_true.log() * known).flatten(1).sum(1) / known.flatten(1).sum(
+        1
+    ).clamp(min=1)
     p, truth = p * known, truth * known
     overlap = (p * truth).flatten(1).sum(1)
     dice = 1 - (2 * overlap + 1) / (p.flatten(1).sum(1) + truth.flatten(1).sum(1) + 1)

@@ -104,10 +104,14 @@ def _fill_unnamed(rng: np.random.Generator, hu: NDArray[np.float32], unnamed: ND
 def body_of(labels: NDArray[np.uint8], spacing_mm: float) -> NDArray[np.uint8]:
     """Distance (z, y, x) in mm, capped at 60, from the nearest labelled voxel, axial holes filled: a body to clothe."""
     step = 2 if spacing_mm < 3 else 1  # a body's outline needs no finer grid than 3 mm or so
-    inside = ndimage.binary_closing(labels[::step, ::step, ::step] > 0, iterations=max(1, round(9 / spacing_mm / step)))
+    inside = ndimage.binary_closing(
+        labels[::step, ::step, ::step] > 0, iterations=max(1, round(9 / spacing_mm / step))
+    )
     for z in range(inside.shape[0]):
         inside[z] = ndimage.binary_fill_holes(inside[z])
-    distance = np.minimum(ndimage.distance_transform_edt(~inside, sampling=spacing_mm * step), 60).astype(np.uint8)
+    distance = np.minimum(ndimage.distance_transform_edt(~inside, sampling=spacing_mm * step), 60).astype(
+        np.uint8
+    )
     for axis in range(3):
         distance = distance.repeat(step, axis)
     z, y, x = labels.shape

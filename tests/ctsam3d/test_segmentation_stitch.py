@@ -1,0 +1,92 @@
+"""Cubes land where they were cut from, merge by weight, and structures share voxels by probability alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from ctsam3d.network.config import CUBE_VOXELS
+from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_at
+from ctsam3d.segmentation.stitch import LabelMap, Merger, centre_weight
+
+FACTOR = 4
+
+
+def _volume() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(-1000, 1000, (70, 81, 90)).astype(np.int16)
+
+
+@pytest.mark.parametrize("origin", [(0, 0, 0), (-20, 30, 60), (40, -63, 5), (3, 4, 5)])
+def test_a_cube_holds_the_volume_inside_and_air_outside(origin: tuple[int, int, int]) -> None:
+    hu = _volume()
+    cube = cut(hu, Patch("liver", origin))
+    padded = np.pad(hu, CUBE_VOXELS, constant_values=-1024)
+    expected = padded[tuple(slice(o + CUBE_VOXELS, o + 2 * CUBE_VOXELS) for o in origin)]
+    assert np.array_equal(cube, expected)
+
+
+def test_the_click_is_the_centre_of_its_coarse_voxel() -> None:
+    patch = patch_at("liver", np.array([9, 10, 11]), FACTOR)
+    x, y, z = patch.click_xyz
+    assert [patch.origin_zyx[0] + z, patch.origin_zyx[1] + y, patch.origin_zyx[2] + x] == [38, 42, 46]
+
+
+def test_coarse_probabilities_lie_over_a_cube_where_they_lie_in_the_volume() -> None:
+    """A linear ramp is reproduced exactly by linear interpolation, so any shift would show."""
+    blocks = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in (40, 40, 40)], indexing="ij")
+    for axis, ramp in enumerate(blocks):
+        patch = Patch("liver", (20, 30, 40))
+        laid = lay_over(torch.from_numpy(ramp), patch, FACTOR)[0].numpy()
+        voxels = np.arange(CUBE_VOXELS) + patch.origin_zyx[axis]
+        expected = (voxels + 0.5) / FACTOR - 0.5  # block i is centred on voxel 4 i + 1.5
+        along = np.moveaxis(laid, axis, 0)
+        assert np.allclose(along, expected[:, None, None], atol=1e-3)
+
+
+def test_merged_cubes_reproduce_a_field_they_all_saw() -> None:
+    shape = (100, 90, 80)
+    field = np.random.default_rng(1).random(shape).astype(np.float32)
+    coarse = np.zeros((25, 23, 20), dtype=np.float32)
+    coarse[5:20, 5:18, 5:15] = 1
+    patches = [Patch("liver", o) for o in itertools.product((0, 40), (0, 30), (-5, 30))]
+    merger = Merger(coarse, patches, shape, FACTOR)
+    ends = []
+    for patch in patches:
+        of_volume, of_cube = patch.overlap(shape)
+        cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        cube[of_cube] = field[of_volume]
+        ends.append(merger.add(patch, cube, centre_weight()))
+    assert ends == [False] * 7 + [True]
+    seen = merger.weights > 0.01
+    assert np.abs(merger.probability() - field[merger.box])[seen].max() < 0.1
+    assert np.abs(merger.probability() - field[merger.box])[merger.weights > 0.5].max() < 2e-3
+
+
+def test_where_no_cube_reaches_the_coarse_mask_holds() -> None:
+    coarse = np.zeros((40, 10, 10), dtype=np.float32)
+    coarse[2:38] = 1
+    patch = Patch("aorta", (0, 0, 0))
+    merger = Merger(coarse, [patch], (160, 40, 40), FACTOR)
+    merger.add(patch, np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32), centre_weight())
+    merged = merger.probability()
+    assert merged[100 - merger.box[0].start].min() == pytest.approx(1)
+    assert merged[20 - merger.box[0].start].max() < 0.05
+
+
+def test_the_more_probable_structure_has_the_voxel_in_any_order() -> None:
+    rng = np.random.default_rng(2)
+    claims = {i: rng.random((12, 12, 12)).astype(np.float32) for i in (1, 2, 3)}
+    claims[3] = claims[1].copy()  # a tie everywhere
+    box = (slice(0, 12),) * 3
+    results = []
+    for order in itertools.permutations(claims):
+        label_map = LabelMap((12, 12, 12))
+        for label in order:
+            label_map.claim(label, box, claims[label], claims[label] > 0.5)
+        results.append(label_map.labels)
+    assert all(np.array_equal(results[0], other) for other in results)
+    assert set(np.unique(results[0])) == {0, 1, 2}  # of the tied, the lower label
+    surely_2 = claims[2] > np.maximum(claims[1], 0.5) + 0.01
+    assert (results[0][surely_2] == 2).all()
