@@ -84,7 +84,7 @@ def known_classes(document: dict[str, object]) -> frozenset[str]:
 
 
 def read_case(folder: Path, spacing_mm: float) -> Case:
-    """A case on a cubic LPS+ grid: image box-averaged then linear, labels nearest."""
+    """A case on a cubic LPS+ grid: image averaged then linear, labels nearest."""
     import nibabel
 
     document = json.loads((folder / "labels.json").read_text())
@@ -124,8 +124,8 @@ def _on_grid(image: object, spacing_mm: float, order: int) -> NDArray[np.float32
     if order:
         voxels = np.maximum(voxels, -1024)
         for axis, r in enumerate(ratio):
-            if r > 1.5:  # average over the new voxel before sampling it
-                voxels = ndimage.uniform_filter1d(voxels, size=int(round(r)), axis=axis, mode="nearest")
+            if r > 1.5:  # average over about the new voxel before sampling it; a box of even width would shift
+                voxels = ndimage.gaussian_filter1d(voxels, 0.35 * r, axis=axis, mode="nearest")
     shape = np.maximum(np.ceil(np.array(voxels.shape) / ratio - 1e-6), 1).astype(int)
     offset = (ratio - 1) / 2  # the first new voxel's centre, so that both grids share their outer corner
     sampled: NDArray[np.float32] = ndimage.affine_transform(

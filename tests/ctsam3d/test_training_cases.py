@@ -1,0 +1,56 @@
+"""A case folder becomes arrays along LPS+, whichever way its files are stored."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from ctsam3d.training.cases import read_case
+from ctsam3d.training.synthesize import paint
+
+
+def _write(folder: Path, flip: bool) -> None:
+    """A block on the patient's left (LPS x above the middle), stored either way."""
+    folder.mkdir()
+    labels = np.zeros((40, 30, 20), dtype=np.uint8)  # nibabel order: x, y, z
+    labels[28:36, 10:20, 5:15] = 1
+    hu = np.where(labels > 0, 100, -1000).astype(np.int16)
+    affine = np.diag([-3.0, -3.0, 3.0, 1.0])  # RAS+: x grows to the left, y to the back
+    if flip:
+        labels, hu = labels[::-1], hu[::-1]
+        affine = affine @ np.array([[-1, 0, 0, 39], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(hu, affine), folder / "ct.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labels.nii.gz")
+    (folder / "labels.json").write_text(json.dumps({"labels": {"1": "spleen"}, "annotated": ["spleen"]}))
+
+
+@pytest.mark.parametrize("spacing_mm", [3.0, 1.5, 6.0])
+def test_storage_order_does_not_matter_and_left_stays_left(tmp_path: Path, spacing_mm: float) -> None:
+    _write(tmp_path / "one", flip=False)
+    _write(tmp_path / "other", flip=True)
+    one, other = (read_case(tmp_path / name, spacing_mm) for name in ("one", "other"))
+    assert one.hu is not None and other.hu is not None
+    assert np.array_equal(one.labels, other.labels)
+    assert np.abs(one.hu.astype(int) - other.hu.astype(int)).max() <= 1
+    assert one.labels.shape == tuple(int(np.ceil(n * 3 / spacing_mm)) for n in (20, 30, 40))
+    x_mm = (np.argwhere(one.labels == 1)[:, 2].mean() + 0.5) * spacing_mm
+    assert x_mm == pytest.approx(32 * 3, abs=spacing_mm)
+    # image and labels have one centre: resampling shifted neither
+    weight = one.hu.astype(float) + 1000
+    for axis, centre in enumerate((10, 15, 32)):
+        along = weight.sum(axis=tuple(i for i in range(3) if i != axis))
+        centroid = ((np.arange(len(along)) + 0.5) * along).sum() / along.sum() * spacing_mm
+        assert centroid == pytest.approx(centre * 3, abs=0.05)
+
+
+def test_painted_tissues_are_where_their_labels_are() -> None:
+    ids = np.zeros((32, 32, 32), dtype=np.uint8)
+    ids[4:28, 4:28, 4:16] = 1
+    ids[4:28, 4:28, 16:28] = 2
+    hu = paint(np.random.default_rng(0), ids, {1: "lung_left", 2: "liver"}, 3.0)
+    assert hu[8:24, 8:24, 7:13].mean() < -500 < -50 < hu[8:24, 8:24, 19:25].mean() < 250
+    assert hu[0, 0, 0] < -800
+    again = paint(np.random.default_rng(0), ids, {1: "lung_left", 2: "liver"}, 3.0)
+    assert np.array_equal(hu, again)
