@@ -1,0 +1,121 @@
+"""One series on its way through the stages: what is known of it, and how a fault becomes an outcome."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ctsam3d.imaging.dicom import SeriesFacts
+from ctsam3d.imaging.volume import Volume
+from ctsam3d.outcome import Reason, Rejected, Status
+from ctsam3d.segmentation.result import StudySegmentation
+from pipelines.manifest import SeriesRef
+from pipelines.reasons import Failure, status_of
+from pipelines.records import StructureRow
+from pipelines.store import Changed, NotFound, StoreError, Throttled
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a series cost.
+
+    Attributes:
+        seconds: per stage.
+        peak_memory_bytes: of the largest process that worked on it, this series and the ones before it.
+        bytes_read: from the source's store.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    bytes_read: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A series between two stages.
+
+    Attributes:
+        ref: the series as the manifest lists it.
+        record_key: where its one record goes.
+        status: OK until a stage finds otherwise.
+        reason: a stable code; None while OK.
+        detail: what was found, in numbers or the class of an exception; never a DICOM text value.
+        facts: from the headers; None before loading.
+        volume: in HU on the source grid; None before loading and after a fault.
+        segmentation: labels on the source grid; None before segmenting.
+        structures: a row per requested structure; None before measuring.
+        trace: what it cost so far.
+    """
+
+    ref: SeriesRef
+    record_key: str
+    status: Status = Status.OK
+    reason: str | None = None
+    detail: str | None = None
+    facts: SeriesFacts | None = None
+    volume: Volume | None = None
+    segmentation: StudySegmentation | None = None
+    structures: tuple[StructureRow, ...] | None = None
+    trace: Trace = field(default_factory=Trace)
+
+    def spent(self, stage: str, seconds: float, bytes_read: int = 0) -> Work:
+        """The same work with a stage's cost added to its trace."""
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        trace = Trace(
+            {**self.trace.seconds, stage: round(seconds, 4)},
+            max(self.trace.peak_memory_bytes, peak_bytes),
+            self.trace.bytes_read + bytes_read,
+        )
+        return replace(self, trace=trace)
+
+    def stopped(self, reason: Reason | Failure, detail: str | None = None) -> Work:
+        """The same work with an outcome other than OK: its arrays are let go, nothing more is computed."""
+        return replace(
+            self,
+            status=status_of(reason),
+            reason=str(reason),
+            detail=detail,
+            volume=None,
+            segmentation=None,
+        )
+
+
+def guarded(stage: str, step: Callable[[Work], Work], work: Work) -> Work:
+    """Run one stage on one series; whatever it raises becomes the series' status and reason.
+
+    A series that has already stopped passes through untouched. Of an exception nobody foresaw only the class
+    is kept: its text may quote a header.
+    """
+    if work.status is not Status.OK:
+        return work
+    start = time.monotonic()
+    try:
+        done = step(work)
+    except Rejected as refusal:
+        done = work.stopped(refusal.reason, refusal.detail)
+    except Exception as fault:
+        done = work.stopped(failure_of(fault), type(fault).__name__)
+    return done.spent(stage, time.monotonic() - start)
+
+
+def failure_of(fault: Exception) -> Failure:
+    """The stable code for an exception that is not a refusal of the input."""
+    match fault:
+        case NotFound():
+            return Failure.OBJECT_VANISHED
+        case Changed():
+            return Failure.OBJECT_CHANGED
+        case Throttled():
+            return Failure.STORE_THROTTLED
+        case StoreError():
+            return Failure.STORE_READ
+        case MemoryError():
+            return Failure.MEMORY
+        case _ if type(fault).__name__ == "OutOfMemoryError":  # torch's, not imported here
+            return Failure.GPU_OOM
+        case _ if type(fault).__name__ == "ModelOutputInvalid":  # the segmenter's, which would import torch
+            return Failure.MODEL_NAN
+        case _:
+            return Failure.INTERNAL

@@ -1,0 +1,82 @@
+"""Where a run's segmenter comes from: a name of weights in, their identity and a loaded segmenter out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.faults import UsageError
+
+if TYPE_CHECKING:
+    from ctsam3d.imaging.volume import Volume
+    from ctsam3d.segmentation.result import StudySegmentation
+
+
+class Segmenter(Protocol):
+    """Finds whole structures in one CT."""
+
+    def segment(self, volume: Volume, structures: Sequence[str]) -> StudySegmentation:
+        """Labels on the volume's own grid, and a finding for every structure asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What names a segmenter's results.
+
+    Attributes:
+        weights_sha256: of everything learned.
+        settings: plain values that can change a result.
+        structures: names it can find, in catalogue order.
+    """
+
+    weights_sha256: str
+    settings: Mapping[str, Any]
+    structures: tuple[str, ...]
+
+
+class SegmenterSource(Protocol):
+    """A recipe small enough to send to every replica."""
+
+    def identity(self) -> Identity:
+        """What the results are named by; raises UsageError where the weights cannot be used."""
+        ...
+
+    def load(self) -> Segmenter:
+        """The segmenter with its weights in memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BundledOrFile:
+    """The project's own segmenter, by the name of bundled weights or the path of a checkpoint.
+
+    On a cluster of several machines the name or path must mean the same on each of them.
+    """
+
+    weights: str
+
+    def identity(self) -> Identity:
+        """Loads the weights to see that they can be used, before a cluster is started for them.
+
+        The localizer's weights come with the code and not by name: they count as a setting.
+
+        Raises:
+            UsageError: weights that cannot be used.
+        """
+        from ctsam3d.network.checkpoint import CheckpointError, sha256
+        from ctsam3d.segmentation.segmenter import LOCALIZER_FILE
+
+        try:
+            segmenter = self.load()
+            settings = asdict(segmenter.settings) | {"localizer_sha256": sha256(LOCALIZER_FILE)}
+        except CheckpointError as fault:
+            raise UsageError(str(fault)) from None
+        return Identity(segmenter.weights_sha256, settings, segmenter.structures)
+
+    def load(self) -> Any:
+        """On the device torch finds: a GPU of this process, else the CPU."""
+        from ctsam3d.segmentation.segmenter import Segmenter
+
+        return Segmenter.load(self.weights, device="auto")

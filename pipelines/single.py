@@ -1,0 +1,90 @@
+"""Segment one CT without a cluster: a DICOM folder or NIfTI file in; label map, names and a table out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ctsam3d.anatomy.structures import resolve
+from ctsam3d.imaging.dicom import Limits, SeriesFacts, read_folder
+from ctsam3d.imaging.nifti import read_volume, write_labels
+from ctsam3d.imaging.volume import Volume
+from ctsam3d.outcome import Rejected, Status
+from pipelines import identity, parquet
+from pipelines.cohort.measure import structure_rows
+from pipelines.config import RunConfig, config_hash, limits_of, meaning
+from pipelines.faults import UsageError
+from pipelines.records import Provenance, Record, SeriesRow, StructureRow, encode_record, read_record
+from pipelines.schemas import STRUCTURES
+from pipelines.segmenters import SegmenterSource
+from pipelines.version import code_version
+
+
+def segment_file(
+    source: Path, destination: Path, config: RunConfig, segmenter: SegmenterSource
+) -> tuple[StructureRow, ...]:
+    """Write labels.nii.gz, labels.json and structures.parquet for one CT.
+
+    Args:
+        source: a folder with the objects of one series, or a .nii or .nii.gz file.
+        destination: a folder, made where missing.
+        config: structures, weights and limits.
+        segmenter: where the segmenter comes from.
+
+    Returns:
+        A row per requested structure, the same that a run over a bucket would publish.
+
+    Raises:
+        UsageError: an input that cannot be read or is refused, unusable weights, an unknown structure.
+    """
+    try:
+        volume, facts = _read(source, limits_of(config))
+    except Rejected as refusal:
+        raise UsageError(f"{source}: {refusal}") from None
+    except (OSError, ValueError) as fault:
+        raise UsageError(f"{source}: cannot be read: {fault}") from None
+    known = segmenter.identity()
+    try:
+        structures = resolve(",".join(config.structures), known.structures)
+        destination.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as fault:
+        raise UsageError(str(fault)) from None
+    found = segmenter.load().segment(volume, structures)
+    rows = structure_rows(volume, found, structures)
+    write_labels(destination / "labels.nii.gz", found.labels, volume.geometry)
+    names = {str(label): name for name, label in sorted(found.label_ids.items(), key=lambda item: item[1])}
+    (destination / "labels.json").write_text(json.dumps(names, indent=1) + "\n")
+    settings = config_hash(meaning(config, structures, known.settings))
+    table = read_record(_record(volume, facts, rows, settings, known.weights_sha256), masks=False).structures
+    (destination / "structures.parquet").write_bytes(parquet.write([table], STRUCTURES))
+    return rows
+
+
+def _read(source: Path, limits: Limits) -> tuple[Volume, SeriesFacts | None]:
+    if source.is_dir():
+        series = read_folder(source, limits)
+        return series.volume, series.facts
+    if not source.is_file():
+        raise FileNotFoundError("expected a folder of DICOM objects or a NIfTI file, found nothing")
+    return read_volume(source), None
+
+
+def _record(
+    volume: Volume, facts: SeriesFacts | None, rows: tuple[StructureRow, ...], settings: str, weights: str
+) -> bytes:
+    """The rows with what made them; an image that is in no manifest is named by its voxels and its grid."""
+    content = hashlib.sha256(volume.hu.tobytes() + volume.geometry.affine.tobytes()).hexdigest()
+    study = facts.study_instance_uid if facts else None
+    series = facts.series_instance_uid if facts else None
+    digest = identity.input_digest([(volume.hu.nbytes, content)])
+    key = identity.series_key(study or "", series or content)
+    made_by = Provenance(
+        record_key=identity.record_key(key, digest, settings, weights),
+        run_id=identity.run_id(digest, settings, weights),
+        weights_sha256=weights,
+        config_hash=settings,
+        code_version=code_version(),
+        input_digest=digest,
+    )
+    return encode_record(Record(SeriesRow(key, study, series, Status.OK), rows, made_by))
