@@ -15,6 +15,7 @@ from ctsam3d.anatomy.localized import CLASSES, LOCALIZED
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
+from ctsam3d.prompting.plausibility import body_mask, implausible
 
 COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
 
@@ -22,6 +23,7 @@ COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull"}
 _SMALLEST_ML = 1.0
 _SMALLEST_PIECE_ML = 2.0
+_LEAST_CONFIDENCE = 0.4  # below it a structure is not said to be there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +32,8 @@ class CoarseStructure:
 
     Attributes:
         mask: bool (z, y, x).
-        probability: float32 (z, y, x).
-        confidence: mean probability within the mask.
+        probability: float32 (z, y, x), of this structure rather than the likeliest other; above 0.5 in the mask.
+        confidence: mean probability among all classes within the mask.
     """
 
     mask: NDArray[np.bool_]
@@ -97,16 +99,31 @@ class Localizer:
         """
         probabilities = self.probabilities(volume)
         labels = probabilities.argmax(axis=0)
+        labels[~body_mask(coarsen(volume.hu, COARSE_FACTOR).numpy())] = 0
+        first, second = _two_best(probabilities).astype(np.float32)
         found = {}
         for name in structures:
             index = LOCALIZED.index(name) + 1
-            p = probabilities[index].astype(np.float32)
-            mask = _kept_pieces(labels == index, p, in_pieces=name in _IN_PIECES)
-            if mask.any():
-                # what was cut from the mask as noise must not come back as a prompt
-                p[(labels == index) & ~mask] = 0
-                found[name] = CoarseStructure(mask, p, float(p[mask].mean()))
+            mine, p = labels == index, probabilities[index].astype(np.float32)
+            mask = _kept_pieces(mine, p, in_pieces=name in _IN_PIECES)
+            if not mask.any() or p[mask].mean() < _LEAST_CONFIDENCE:
+                continue
+            # against the strongest rival, so that one half is the border of the mask, however many classes share
+            versus_rival = p / (p + np.where(mine, second, first) + 1e-6)
+            # what was cut from the mask as noise must not come back as a prompt
+            versus_rival[mine & ~mask] = 0
+            found[name] = CoarseStructure(mask, versus_rival, float(p[mask].mean()))
+        centres_z_mm = {name: float(np.nonzero(c.mask)[0].mean()) * SPACING_MM for name, c in found.items()}
+        weights = {name: float(c.mask.sum()) * c.confidence for name, c in found.items()}
+        for name in implausible(centres_z_mm, weights):
+            del found[name]
         return found
+
+
+def _two_best(probabilities: NDArray[np.float16]) -> NDArray[np.float16]:
+    """The highest and the second highest probability of each voxel, (2, z, y, x)."""
+    best: NDArray[np.float16] = np.partition(probabilities, -2, axis=0)[:-3:-1]
+    return best
 
 
 def _kept_pieces(

@@ -73,7 +73,7 @@ class LabelMap:
 def _spanned(
     coarse: NDArray[np.float32], patches: list[Patch], shape: tuple[int, int, int], factor: int
 ) -> Box:
-    where = np.argwhere(coarse > 0.25)
+    where = np.argwhere(coarse > 0.5)
     low = [where.min(axis=0) * factor] + [np.array(p.origin_zyx) for p in patches]
     high = [(where.max(axis=0) + 1) * factor] + [np.array(p.origin_zyx) + CUBE_VOXELS for p in patches]
     start = np.clip(np.min(low, axis=0), 0, None)

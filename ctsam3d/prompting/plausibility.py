@@ -1,0 +1,83 @@
+"""Rules that a localization must obey: what is air around the body, and what may lie at which height.
+
+A coarse network on few labels takes foam in a table for lungs and an arm bone for a thigh's. Where the body ends and in
+which order its parts follow each other is known better than any network can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_SOFT_TISSUE_HU = -300.0
+_BRIDGE_BLOCKS = 4  # gaps of a thin chest wall that are closed, 24 mm
+_LEAST_PART = 0.02  # of the trunk, that an arm or a leg beside it has at least
+
+# Heights of the body, from the feet up; a structure that is in none may lie anywhere.
+_HEIGHTS: tuple[tuple[str, ...], ...] = (
+    ("urinary_bladder", "sacrum", "hip_left", "hip_right", "femur_left", "femur_right"),
+    ("liver", "spleen", "kidney_left", "kidney_right", "stomach", "pancreas", "gallbladder"),
+    (
+        "lung_left",
+        "lung_right",
+        "heart",
+        "sternum",
+        "scapula_left",
+        "scapula_right",
+        "clavicula_left",
+        "clavicula_right",
+    ),
+    ("brain", "brainstem", "skull", "mandible", "parotid_gland_left", "parotid_gland_right"),
+)
+_HEIGHT_OF = {name: height for height, names in enumerate(_HEIGHTS) for name in names}
+# Least distance of two centres, by how many heights lie between them. Neighbours may both be cut by the field of view.
+_APART_MM = {1: 10.0, 2: 60.0, 3: 150.0}
+
+
+def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The body with all it encloses, bool (z, y, x), from HU on coarse blocks; tables and clothes are left out."""
+    solid = ndimage.binary_opening(hu > _SOFT_TISSUE_HU, np.ones((1, 3, 3)))
+    parts, count = ndimage.label(solid)
+    if count == 0:
+        return np.zeros(hu.shape, dtype=bool)
+    sizes = np.bincount(parts.ravel())[1:]
+    body = np.isin(parts, 1 + np.flatnonzero(sizes >= _LEAST_PART * sizes.max()))
+    margin = _BRIDGE_BLOCKS
+    disc = np.hypot(*np.mgrid[-margin : margin + 1, -margin : margin + 1]) <= margin
+    for z in range(len(body)):
+        closed = ndimage.binary_closing(np.pad(body[z], margin), disc)[margin:-margin, margin:-margin]
+        for border in (closed[0], closed[-1], closed[:, 0], closed[:, -1]):
+            cut = np.flatnonzero(border)
+            if cut.size:  # a lung that the image cuts through is open to its edge: shut it there
+                border[cut[0] : cut[-1] + 1] = True
+        body[z] = ndimage.binary_fill_holes(closed)
+    return body
+
+
+def implausible(centres_z_mm: Mapping[str, float], weights: Mapping[str, float]) -> set[str]:
+    """Structures that lie where they cannot, given heavier ones that lie elsewhere.
+
+    Args:
+        centres_z_mm: height of each structure's centre, growing towards the head.
+        weights: how much speaks for each (probability times volume, say); of two that exclude each other the lighter
+            goes. The heaviest is taken to be right.
+    """
+    trusted: list[str] = []
+    gone = set()
+    for name in sorted(_HEIGHT_OF.keys() & centres_z_mm.keys(), key=lambda n: (-weights[n], n)):
+        if all(_in_order(name, other, centres_z_mm) for other in trusted):
+            trusted.append(name)
+        else:
+            gone.add(name)
+    return gone
+
+
+def _in_order(name: str, other: str, centres_z_mm: Mapping[str, float]) -> bool:
+    levels = _HEIGHT_OF[name] - _HEIGHT_OF[other]
+    if levels == 0:
+        return True
+    above_mm = centres_z_mm[name] - centres_z_mm[other]
+    return (above_mm if levels > 0 else -above_mm) >= _APART_MM[abs(levels)]

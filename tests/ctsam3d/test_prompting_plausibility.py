@@ -1,0 +1,43 @@
+"""The body is found without its table, and what lies at an impossible height is not believed."""
+
+import numpy as np
+
+from ctsam3d.prompting.plausibility import body_mask, implausible
+
+
+def _trunk() -> np.ndarray:
+    """An ellipse with two lungs and, below it, a table: two thin shells with foam between them."""
+    y, x = np.mgrid[:60, :70]
+    hu = np.full((8, 60, 70), -1000.0, dtype=np.float32)
+    hu[:, ((y - 25) / 16.0) ** 2 + ((x - 35) / 26.0) ** 2 <= 1] = 40
+    for centre in (23, 47):
+        hu[:, ((y - 25) / 9.0) ** 2 + ((x - centre) / 7.0) ** 2 <= 1] = -850
+    hu[:, 45, 8:62] = hu[:, 52, 8:62] = 100
+    hu[:, 46:52, 8:62] = -950
+    return hu
+
+
+def test_the_body_holds_its_lungs_and_not_its_table() -> None:
+    body = body_mask(_trunk())
+    assert body[:, 25, 20].all() and body[:, 25, 50].all() and body[:, 25, 35].all()
+    assert not body[:, 44:].any() and not body[:, 25, :5].any()
+
+
+def test_a_lung_open_to_the_edge_of_the_image_still_belongs() -> None:
+    cropped = _trunk()[:, :, 18:]  # through the right lung
+    assert body_mask(cropped)[:, 25, 6].all()
+
+
+def test_air_has_no_body() -> None:
+    assert not body_mask(np.full((4, 9, 9), -1000.0, dtype=np.float32)).any()
+
+
+def test_a_thigh_beside_the_liver_is_not_one() -> None:
+    heights = {"liver": 100.0, "femur_left": 101.0, "lung_left": 180.0, "brainstem": 105.0, "colon": 90.0}
+    weights = {"liver": 900.0, "femur_left": 12.0, "lung_left": 800.0, "brainstem": 15.0, "colon": 50.0}
+    assert implausible(heights, weights) == {"femur_left", "brainstem"}
+
+
+def test_a_whole_body_in_order_is_kept() -> None:
+    heights = {"hip_left": 0.0, "liver": 250.0, "lung_left": 420.0, "brain": 800.0, "humerus_left": 100.0}
+    assert implausible(heights, dict.fromkeys(heights, 1.0)) == set()
