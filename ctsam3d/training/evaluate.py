@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED, classes_of
+from ctsam3d.anatomy.localized import BACKGROUND, classes_of
 from ctsam3d.imaging.nifti import read_labels, read_volume
 from ctsam3d.segmentation.segmenter import Segmenter, Settings
 
@@ -37,8 +37,10 @@ def evaluate(cases: Sequence[Path], weights: str) -> list[Score]:
     for case in cases:
         volume = read_volume(case / "ct.nii.gz")
         labels, geometry = read_labels(case / "labels.nii.gz")
+        if not geometry.is_close(volume.geometry):
+            raise ValueError(f"{case.name}: expected labels on the image's grid, found another")
         truths = _truths(json.loads((case / "labels.json").read_text()), labels)
-        refined, coarse = (s.segment(volume, LOCALIZED) for s in (refining, coarse_only))
+        refined, coarse = (s.segment(volume, tuple(truths)) for s in (refining, coarse_only))
         for name, truth in truths.items():
             mask = refined.labels == refined.label_ids.get(name, -1)
             scores.append(
