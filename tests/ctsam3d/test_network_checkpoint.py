@@ -99,10 +99,10 @@ def test_tensors_that_do_not_fit_are_refused_by_name(saved, tmp_path):
     cases = [
         ({NAME: None}, f"{NAME} missing"),
         ({"extra.weight": odd}, "extra.weight unknown"),
-        ({NAME: torch.zeros(96, 96, 3, 3)}, rf"{NAME} expected \(96, 96, 3, 3, 3\), found \(96, 96, 3, 3\)"),
-        ({NAME: torch.zeros(96, 96, 3, 3, 3, dtype=torch.int32)}, f"{NAME}: unexpected type I32"),
+        ({NAME: torch.zeros(64, 64, 3, 3)}, rf"{NAME} expected \(64, 64, 3, 3, 3\), found \(64, 64, 3, 3\)"),
+        ({NAME: torch.zeros(64, 64, 3, 3, 3, dtype=torch.int32)}, f"{NAME}: unexpected type I32"),
         ({"image_encoder.stem.proj.1.num_batches_tracked": torch.tensor(0.5)}, "unexpected type F32"),
-        ({NAME: torch.full((96, 96, 3, 3, 3), float("nan"))}, f"expected finite numbers in {NAME}"),
+        ({NAME: torch.full((64, 64, 3, 3, 3), float("nan"))}, f"expected finite numbers in {NAME}"),
         ({f"extra{n}": odd.clone() for n in range(9)}, "6 more"),
     ]
     for changes, said in cases:

@@ -15,7 +15,8 @@ def test_weights_have_the_recipes_spread_and_norms_start_neutral():
         parameter = trained.detach()
         assert not (parameter == 7).any(), name
         if parameter.ndim > 1:
-            assert abs(float(parameter.mean())) < 0.005, name
+            # six standard errors of a mean over so many draws
+            assert abs(float(parameter.mean())) < 6 * STD / parameter.numel() ** 0.5, name
             if parameter.numel() > 5000:
                 assert abs(float(parameter.std()) - STD) < 0.001, name
         elif name.endswith("bias"):
