@@ -29,14 +29,14 @@ def describe() -> dict[str, Any]:
 
 
 def bundled_weights() -> list[str]:
-    """Names of the weights that come with the package."""
+    """Names of the cube networks' weights that come with the package; the localizer's come with each of them."""
     folder = resources.files("ctsam3d") / "weights"
     if not folder.is_dir():
         return []
     return sorted(
         file.name.removesuffix(".safetensors")
         for file in folder.iterdir()
-        if file.name.endswith(".safetensors")
+        if file.name.endswith(".safetensors") and file.name != "localizer.safetensors"
     )
 
 

@@ -5,7 +5,8 @@
 3. Each found structure is covered with cubes, each centred on a click deep inside it.
 4. The network decodes the cubes, in batches that run across structures, from the click and, for weights trained to
    take it, the localizer's probability as the previous mask.
-5. Cubes merge by weight, structures by probability; a refinement that strays from what was localized is not believed.
+5. Cubes merge by weight, structures by probability; a refinement that strays from what was localized is not believed,
+   and lungs hold no thick soft tissue.
 6. The label map goes back to the source grid.
 """
 
@@ -29,6 +30,7 @@ from ctsam3d.network.model import CtSam3d
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import COARSE_FACTOR, CoarseStructure, Localizer
 from ctsam3d.prompting.seeds import covering_seeds
+from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_at
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import LabelMap, Merger, centre_weight
@@ -196,6 +198,8 @@ class Segmenter:
         if localized and (dice < self.settings.least_dice or not low <= refined / localized <= high):
             probability, mask, status = merger.coarse, coarse, Status.COARSE
             reason = "REFINEMENT_REJECTED"
+        probability = within_intensity(name, probability, grid.hu[merger.box])
+        mask = mask & (probability > 0)
         label_map.claim(label, merger.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml
         confidence = float(probability[mask].mean()) if mask.any() else None

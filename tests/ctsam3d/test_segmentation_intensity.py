@@ -1,0 +1,32 @@
+"""Lungs end at the chest wall and keep their vessels; other structures are left alone."""
+
+import numpy as np
+
+from ctsam3d.segmentation.intensity import within_intensity
+
+
+def _chest() -> np.ndarray:
+    hu = np.full((30, 40, 40), 50, dtype=np.int16)
+    hu[:, 8:32, 8:32] = -850
+    hu[:, 18:21, 18:21] = 30  # a vessel of 4.5 mm
+    hu[10:22, 22:32, 22:32] = 40  # a tumour
+    return hu
+
+
+def test_wall_and_tumour_go_and_the_vessel_stays() -> None:
+    hu = _chest()
+    rounded = np.zeros(hu.shape, dtype=np.float32)
+    rounded[:, 6:34, 6:34] = 0.9  # two voxels into the wall
+    lung = within_intensity("lung_left", rounded, hu) > 0.5
+    expected = np.zeros(hu.shape, dtype=bool)
+    expected[:, 8:32, 8:32] = True
+    expected[10:22, 22:32, 22:32] = False
+    assert lung[:, 19, 19].all()
+    # edges of thick parts are rounded by the opening, nothing else differs
+    assert (lung != expected).mean() < 0.01
+    assert not lung[:, 6:8].any() and not lung[:, :, 32:].any()
+
+
+def test_other_structures_are_left_alone() -> None:
+    probability = np.full((30, 40, 40), 0.7, dtype=np.float32)
+    assert within_intensity("liver", probability, _chest()) is probability
