@@ -180,6 +180,7 @@ def _compute(
     stores: Stores, plan: Run, stamp: Stamp, config: RunConfig, segmenter: SegmenterSource, pending: list[str]
 ) -> None:
     """Run the graph over the pending series, showing progress. A run with nothing to do never imports Ray."""
+    from pipelines.cluster import cluster
     from pipelines.cohort import graph
 
     job = graph.Job(
@@ -198,7 +199,7 @@ def _compute(
     progress = Progress(len(pending))
     try:
         path, filesystem = arrow_location(stores.output, key)
-        with graph.cluster(config.resources.address):
+        with cluster(config.resources.address):
             for outcome in graph.compute(job, path, len(pending), filesystem):
                 progress.add(outcome.status)
     finally:

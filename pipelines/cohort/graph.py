@@ -2,29 +2,19 @@
 
     read_parquet -> one series per block -> load (tasks) -> Replica (actors) -> measure, commit (tasks)
 
-The only module that knows Ray. Tasks and replicas take different shares of a machine, or Ray would fuse
-decoding into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them; every
-retry and every wait is finite.
+With `pipelines.cluster` the only module that knows Ray. Tasks and replicas take different shares of a machine, or
+Ray would fuse decoding into the actor that holds the GPU; replicas never take every CPU, or nothing would feed them;
+every retry and every wait is finite.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
-import signal
-import socket
-import sys
-import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
-
-# Before Ray is imported: no usage reports, no C++ log lines on the terminal.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 import ray
 import ray.data
@@ -33,27 +23,22 @@ from ray.exceptions import RayError
 
 from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
+from pipelines.cluster import ClusterLost, nodes
 from pipelines.cohort.commit import Outcome, Stamp, commit
 from pipelines.cohort.load import load
 from pipelines.cohort.measure import measure
 from pipelines.cohort.rows import Row, from_row, to_row
-from pipelines.cohort.shape import Node, ReplicaShape, logical_cpus, replica_shape
+from pipelines.cohort.shape import ReplicaShape, replica_shape
 from pipelines.cohort.work import Work
-from pipelines.config import ConfigError, Resources
+from pipelines.config import Resources
 from pipelines.deadline import deadline
-from pipelines.faults import Aborted
 from pipelines.manifest import SeriesRef
 from pipelines.replica import Replica
 from pipelines.segmenters import SegmenterSource
 from pipelines.store import Store
 
 _STANDSTILL_S = 300.0
-_ANSWER_S = 10.0
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
-
-
-class GraphStopped(Aborted):
-    """The graph ended before its series did; what is committed stays. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +76,20 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
         filesystem: pyarrow filesystem of the address; None for a local path.
 
     Raises:
-        GraphStopped: no progress for too long, or the cluster went away.
+        ClusterLost: no progress for too long, or the cluster went away.
         ConfigError: the cluster is too small.
     """
-    shape = replica_shape(cluster_nodes(), job.resources, series)
+    shape = replica_shape(nodes(), job.resources, series)
     _set_context(job.resources)
-    rows = ray.data.read_parquet(manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE)
+    rows = ray.data.read_parquet(
+        manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, override_num_blocks=series
+    )
     resources, replica_args = job.resources, (job.segmenter, job.structures, shape.torch_threads)
     with warnings.catch_warnings():
         # Bounds on retries are extra arguments, a way Ray means to close: see `_replica_options`.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         done = (
-            rows.repartition(target_num_rows_per_block=1)
-            .map(LoadTask(job), num_cpus=resources.cpus_per_load, **_task_bounds(resources))
+            rows.map(LoadTask(job), num_cpus=resources.cpus_per_load, **_task_bounds(resources))
             .map(
                 cast(Any, Replica),  # an actor's class: Ray's annotation forgets them
                 fn_constructor_args=(*replica_args, resources.series_timeout_s),
@@ -115,9 +101,14 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
         for row in done.iter_rows():
             yield Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
     except ExecutionTimeoutError as fault:
-        raise GraphStopped("no series ended for too long; the cluster may have lost its machines") from fault
+        raise ClusterLost("no series ended for too long; the cluster may have lost its machines") from fault
     except RayError as fault:
-        raise GraphStopped(f"the cluster stopped working ({type(fault).__name__})") from fault
+        raise ClusterLost(f"the cluster stopped working ({type(fault).__name__})") from fault
+    finally:
+        # What a replica died of refers to the pool in a cycle; until that is collected a replica that was restarted
+        # lives on, and its share of the machine is missing to the next graph on this cluster.
+        del done
+        gc.collect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,75 +142,6 @@ class CommitTask:
         }
 
 
-@contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Join the Ray cluster at an address, or start one of this process's own, and leave it at the end.
-
-    A process that is already part of a cluster, such as a notebook, stays in it.
-
-    Raises:
-        ConfigError: nothing answers at the address.
-        GraphStopped: what answers is no cluster to join, or none could be started.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
-    _check_answers(address)
-    try:
-        with _silence(), _own_sigterm():
-            ray.init(address=address, **options)
-    except (RayError, ConnectionError, RuntimeError, TimeoutError) as fault:
-        raise GraphStopped(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise ConfigError where nothing listens at `host:port`: Ray itself would try for minutes, in silence."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        return  # "local" and "auto" are no places on a network
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError):
-        raise ConfigError(f"resources.address: found {address!r}, expected a running Ray cluster") from None
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep what this process does on SIGTERM: Ray would have it exit at once, with a code of its own."""
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if kept is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, kept)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Send what is written to file descriptor 2 nowhere: Ray's native part announces its log level there."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def cluster_nodes() -> list[Node]:
-    """The machines of the cluster that are alive."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
-
-
 def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> dict[str, Any]:
     """Arguments of the replicas' `map`, bounded: Ray's default is to restart and retry for ever.
 
@@ -247,6 +169,8 @@ def _set_context(resources: Resources) -> None:
     # Longer than the slowest way a series can end, so that only a graph that truly stands still is ended.
     tries = resources.max_task_retries + 1
     context.execution_no_progress_timeout_s = resources.series_timeout_s * tries + _STANDSTILL_S
+    # The newer reader starts six more processes, which for one small file cost more than the file.
+    context.use_datasource_v2 = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -58,7 +58,7 @@ def test_segment_writes_a_label_map_names_and_a_table(tmp_path: Path, weights: P
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_run_ends_with_a_table_on_stdout_one_line_of_progress_and_code_2_for_a_refused_series(
     tmp_path: Path, weights: Path
 ) -> None:

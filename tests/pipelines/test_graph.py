@@ -15,16 +15,15 @@ from pipelines.verify import verify
 from tests.phantom import Phantom, write_phantom
 from tests.threshold import STRUCTURES, ThresholdSource
 
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pipelines_cluster = pytest.importorskip("pipelines.cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One cluster for the tests of this module, as a run on a machine of two cores would start it."""
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    """One cluster for the tests of this module, as a run would start it for itself."""
+    with pipelines_cluster.cluster(None):
+        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipelines.verify import verify
 from tests.phantom import write_phantom
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 SERIES = 8
@@ -106,7 +106,7 @@ def test_a_driver_killed_half_way_leaves_a_run_that_ends_with_every_series_once(
     }  # workers may have outlived the driver a little
 
     done = start(0.0)
-    out, err = done.process.communicate(timeout=120)
+    out, err = done.process.communicate(timeout=250)
 
     assert done.process.returncode == 0, err
     assert f"{SERIES - len(before)}/{SERIES - len(before)} series" in err  # no series was asked for twice

@@ -16,8 +16,8 @@ from tests.phantom import write_phantom
 from tests.s3_server import S3Server
 from tests.threshold import ThresholdSource
 
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.timeout(180)]
+pipelines_cluster = pytest.importorskip("pipelines.cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.timeout(300)]
 
 # What tells two stores or two moments apart, and not two results.
 OF_THE_MOMENT = {"record_key", "run_id", "input_digest", "seconds_per_stage", "peak_memory_bytes"}
@@ -26,9 +26,8 @@ OF_THE_MOMENT = {"record_key", "run_id", "input_digest", "seconds_per_stage", "p
 @pytest.fixture
 def cluster(aws_environment: S3Server) -> Iterator[None]:
     """Started when the AWS variables are set: its workers inherit them."""
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with pipelines_cluster.cluster(None):
+        yield
 
 
 def rows(output: Store, layout: Layout) -> list[dict]:

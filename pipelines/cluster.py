@@ -1,0 +1,106 @@
+"""The Ray cluster of a run: an address in, this process a part of the cluster while a block lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Before Ray is imported: no usage reports, no C++ log lines on the terminal.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+import ray
+
+from pipelines.cohort.shape import Node, logical_cpus
+from pipelines.config import ConfigError
+from pipelines.faults import Aborted
+
+_ANSWER_S = 10.0
+_STARTS = 3
+
+
+class ClusterLost(Aborted):
+    """The cluster ended, or stood still, before its series did; what is committed stays. One line."""
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Join the Ray cluster at an address, or start one of this process's own, and leave it at the end.
+
+    A process that is already part of a cluster, such as a notebook, stays in it.
+
+    Raises:
+        ConfigError: nothing answers at the address.
+        ClusterLost: what answers is no cluster to join, or none would start.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
+    _check_answers(address)
+    # Ray gives a cluster of one's own half a minute to start, which a busy machine may need more than once.
+    tries = _STARTS if address == "local" else 1
+    for left in reversed(range(tries)):
+        try:
+            with _silence(), _own_sigterm():
+                ray.init(address=address, **options)
+            break
+        except Exception as fault:  # Ray raises a plain Exception where its node is late
+            ray.shutdown()
+            if not left:
+                raise ClusterLost(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError where nothing listens at `host:port`: Ray itself would try for minutes, in silence."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local" and "auto" are no places on a network
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError):
+        raise ConfigError(f"resources.address: found {address!r}, expected a running Ray cluster") from None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does on SIGTERM: Ray would have it exit at once, with a code of its own."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if kept is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Send what is written to file descriptor 2 nowhere: Ray's native part announces its log level there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def nodes() -> list[Node]:
+    """The machines of the cluster that are alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
