@@ -1,8 +1,8 @@
 """Hold a structure to what HU say for certain: a probability and the image in, the probability within the rule out.
 
 The lungs' border is plain in the image, and a network at 1.5 mm still rounds it off by a voxel, which over so large a
-surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and solid
-tumours are thick and go.
+surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and
+solid tumours are thick and go.
 """
 
 from __future__ import annotations
