@@ -2,7 +2,7 @@
 
 The lungs' border is plain in the image, and a network at 1.5 mm still rounds it off by a voxel, which over so large a
 surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and
-solid tumours are thick and go.
+solid tumours are thick and go. Air that joins a lung within a short way belongs to it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from scipy import ndimage
 _AERATED = frozenset({"lung_left", "lung_right"})
 _SOLID_HU = -400.0
 _THIN_VOXELS = 2  # solid parts that an erosion of so many model voxels removes are vessels
+_AIR_HU = -600.0
+_GROWTH_VOXELS = (
+    12  # how far a lung may reach into air the network missed: 18 mm, short of a windpipe's length
+)
+_GROWN_PROBABILITY = 0.6  # so that the other lung, where the network sees it, has it
 
 
 def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[Any]) -> NDArray[np.float32]:
-    """The probability, 0 where the structure cannot be; unchanged for structures without a rule.
+    """The probability, 0 where the structure cannot be and at least 0.6 where it must go on.
+
+    Structures without a rule come back unchanged.
 
     Args:
         name: of the structure.
@@ -33,4 +40,8 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
     thick = ndimage.binary_opening(solid, iterations=_THIN_VOXELS)
     inner = (slice(_THIN_VOXELS, -_THIN_VOXELS),) * 3
     kept: NDArray[np.float32] = np.where(thick[inner], np.float32(0), probability)
+    mask = kept > 0.5
+    if mask.any():
+        grown = ndimage.binary_dilation(mask, iterations=_GROWTH_VOXELS, mask=mask | (hu < _AIR_HU))
+        kept[grown & ~mask] = _GROWN_PROBABILITY
     return kept

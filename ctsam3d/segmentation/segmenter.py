@@ -6,7 +6,7 @@
 4. The network decodes the cubes, in batches that run across structures, from the click and, for weights trained to
    take it, the localizer's probability as the previous mask.
 5. Cubes merge by weight, structures by probability; a refinement that strays from what was localized is not believed,
-   and lungs hold no thick soft tissue.
+   and lungs end where their air does.
 6. The label map goes back to the source grid.
 """
 
@@ -199,7 +199,7 @@ class Segmenter:
             probability, mask, status = merger.coarse, coarse, Status.COARSE
             reason = "REFINEMENT_REJECTED"
         probability = within_intensity(name, probability, grid.hu[merger.box])
-        mask = mask & (probability > 0)
+        mask = probability > 0.5
         label_map.claim(label, merger.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml
         confidence = float(probability[mask].mean()) if mask.any() else None

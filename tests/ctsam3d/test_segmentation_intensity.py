@@ -27,6 +27,16 @@ def test_wall_and_tumour_go_and_the_vessel_stays() -> None:
     assert not lung[:, 6:8].any() and not lung[:, :, 32:].any()
 
 
+def test_a_lung_goes_on_into_its_air_for_a_short_way_and_not_through_a_wall() -> None:
+    hu = _chest()
+    hu[:, :4] = -1000  # air beyond the wall
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 8:32, 8:16] = 0.9
+    lung = within_intensity("lung_right", seen, hu) > 0.5
+    assert lung[5, 12, 16:28].all() and not lung[5, 12, 29:].any()
+    assert not lung[:, :6].any()
+
+
 def test_other_structures_are_left_alone() -> None:
     probability = np.full((30, 40, 40), 0.7, dtype=np.float32)
     assert within_intensity("liver", probability, _chest()) is probability
