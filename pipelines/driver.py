@@ -27,7 +27,7 @@ from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import Aborted, UsageError
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.progress import Progress
-from pipelines.reasons import Failure
+from pipelines.reasons import RETRIABLE, Failure
 from pipelines.records import RecordDamaged, read_record
 from pipelines.runs import Run, save_run
 from pipelines.schemas import MANIFEST
@@ -40,7 +40,6 @@ from pipelines.version import code_version
 
 _WRITERS = 16
 _PENDING = "pending-"
-_TRY_AGAIN = frozenset({Status.FAILED, Status.LOST, Status.POISONED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +239,7 @@ def _forget(output: Store, plan: Run) -> None:
             return
         except RecordDamaged:
             status = Status.LOST
-        if status in _TRY_AGAIN:
+        if status in RETRIABLE:
             output.delete(path)
 
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="forget") as pool:

@@ -28,7 +28,7 @@ class Failure(StrEnum):
 _POISONED = frozenset({Failure.DECODER_CRASH, Failure.MEMORY, Failure.TIMEOUT, Failure.WORKER_LOST})
 
 # Outcomes of the moment: a later run may replace what is recorded.
-RETRIABLE = frozenset({Status.FAILED, Status.LOST})
+RETRIABLE = frozenset({Status.FAILED, Status.LOST, Status.POISONED})
 
 
 def status_of(reason: Reason | Failure) -> Status:
