@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -228,8 +229,16 @@ def weights_convert(
 
 
 def main() -> None:
-    """Run the command of `sys.argv` and leave with its exit code."""
-    sys.exit(run_command())
+    """Run the command of `sys.argv` and leave with its exit code.
+
+    The process ends at once: taking the interpreter down around the libraries' own threads has been seen to abort it
+    after all work was done, and the exit code is what a scheduler goes by.
+    """
+    code = run_command()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run_command(arguments: list[str] | None = None) -> int:

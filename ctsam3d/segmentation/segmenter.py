@@ -48,12 +48,14 @@ class Settings:
         least_dice: of refined and coarse mask, below which the coarse one is kept.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
         batch: cubes decoded at a time.
+        rules: version of the rules in code (plausibility, intensity); raised whenever one of them changes a result.
     """
 
     reach_blocks: int = 6
     least_dice: float = 0.6
     volume_ratio: tuple[float, float] = (0.5, 1.8)
     batch: int = 4
+    rules: int = 1
 
 
 class ModelOutputInvalid(Exception):
