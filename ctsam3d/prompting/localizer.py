@@ -71,11 +71,10 @@ class Localizer:
         return cls(network, device, sha256(path))
 
     @torch.inference_mode()
-    def probabilities(self, volume: Volume) -> NDArray[np.float16]:
-        """Class probabilities, float16 (classes, z, y, x), on 6 mm blocks of a volume on the model grid."""
+    def probabilities(self, hu: torch.Tensor) -> NDArray[np.float16]:
+        """Class probabilities, float16 (classes, z, y, x), of HU (z, y, x) on 6 mm blocks of the model grid."""
         from monai.inferers import sliding_window_inference
 
-        hu = coarsen(volume.hu, COARSE_FACTOR)
         found = sliding_window_inference(
             windowed(hu[None, None].to(self.device)),
             PATCH_ZYX,
@@ -97,12 +96,14 @@ class Localizer:
             volume: on the model grid, 1.5 mm, axes along LPS+.
             structures: names out of `LOCALIZED`.
         """
-        probabilities = self.probabilities(volume)
+        hu = coarsen(volume.hu, COARSE_FACTOR)
+        probabilities = self.probabilities(hu)
         labels = probabilities.argmax(axis=0)
-        labels[~body_mask(coarsen(volume.hu, COARSE_FACTOR).numpy())] = 0
+        labels[~body_mask(hu.numpy())] = 0
         first, second = _two_best(probabilities).astype(np.float32)
         found = {}
-        for name in structures:
+        # all of them, asked for or not: what is plausible depends on what else is there, not on the request
+        for name in LOCALIZED:
             index = LOCALIZED.index(name) + 1
             mine, p = labels == index, probabilities[index].astype(np.float32)
             mask = _kept_pieces(mine, p, in_pieces=name in _IN_PIECES)
@@ -115,9 +116,8 @@ class Localizer:
             found[name] = CoarseStructure(mask, versus_rival, float(p[mask].mean()))
         centres_z_mm = {name: float(np.nonzero(c.mask)[0].mean()) * SPACING_MM for name, c in found.items()}
         weights = {name: float(c.mask.sum()) * c.confidence for name, c in found.items()}
-        for name in implausible(centres_z_mm, weights):
-            del found[name]
-        return found
+        gone = implausible(centres_z_mm, weights)
+        return {name: found[name] for name in structures if name in found and name not in gone}
 
 
 def _two_best(probabilities: NDArray[np.float16]) -> NDArray[np.float16]:

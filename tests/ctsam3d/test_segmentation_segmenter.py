@@ -11,6 +11,7 @@ from ctsam3d.anatomy.localized import LOCALIZED
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_volume
+from ctsam3d.imaging.resample import to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, load
 from ctsam3d.outcome import Status
@@ -104,6 +105,13 @@ class _Constant(nn.Module):
 def _with_constant(segmenter: Segmenter, value: float) -> Segmenter:
     model = _Constant(segmenter.model, value)
     return Segmenter(model, segmenter.localizer, torch.device("cpu"), "0" * 64, True, segmenter.settings)
+
+
+def test_what_is_there_does_not_depend_on_what_is_asked_for(segmenter: Segmenter, abdomen: Volume) -> None:
+    grid = to_model_grid(abdomen)
+    together = segmenter.localizer.locate(grid, LOCALIZED)
+    for name in ("liver", "femur_left", "brainstem"):
+        assert set(segmenter.localizer.locate(grid, [name])) == {name} & set(together)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.0])
