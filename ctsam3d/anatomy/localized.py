@@ -52,6 +52,22 @@ LOCALIZED: tuple[str, ...] = (
     "autochthon_right",
     "iliopsoas_left",
     "iliopsoas_right",
+    "duodenum",
+    "adrenal_gland_left",
+    "adrenal_gland_right",
+    "prostate",
+    "portal_vein_and_splenic_vein",
+    "iliac_artery_left",
+    "iliac_artery_right",
+    "iliac_vena_left",
+    "iliac_vena_right",
+    "costal_cartilages",
+    "gluteus_maximus_left",
+    "gluteus_maximus_right",
+    "gluteus_medius_left",
+    "gluteus_medius_right",
+    "gluteus_minimus_left",
+    "gluteus_minimus_right",
 )
 CLASSES: tuple[str, ...] = (BACKGROUND, *LOCALIZED)
 
@@ -64,8 +80,9 @@ _MERGED: dict[str, tuple[str, ...]] = {
     "lung_lower_lobe_right": ("lung_right",),
     "lung_tumour": ("lung_left", "lung_right", BACKGROUND),
     "tumour": ("lung_left", "lung_right", BACKGROUND),
-    "duodenum": ("small_bowel",),
     "vertebrae_S1": ("sacrum",),
+    # a voxel phantom's small bowel includes the duodenum
+    "small_bowel_with_duodenum": ("small_bowel", "duodenum"),
     # a voxel phantom's brain includes the stem; a trunk's skull may include the mandible
     "brain": ("brain", "brainstem"),
     "skull": ("skull", "mandible"),

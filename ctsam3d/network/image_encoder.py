@@ -31,7 +31,11 @@ class PixelAttention(nn.Module):
         self.pa_conv = nn.Conv3d(width, width, 3, padding=1, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.pa_conv(x))
+        # In bfloat16 on a CPU, PyTorch 2.13 leaves parts of this convolution's weight gradient uninitialised where
+        # the map is smaller than the kernel (2 voxels a side): 32 bits, which cost nothing here
+        with torch.autocast(x.device.type, enabled=False):
+            gate = torch.sigmoid(self.pa_conv(x.to(self.pa_conv.weight.dtype)))
+        return x * gate.to(x.dtype)
 
 
 class Stem(nn.Module):

@@ -20,7 +20,7 @@ from ctsam3d.prompting.plausibility import body_mask, implausible
 COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
-_IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull"}
+_IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
 _SMALLEST_ML = 1.0
 _SMALLEST_PIECE_ML = 2.0
 _LEAST_CONFIDENCE = 0.4  # below it a structure is not said to be there

@@ -10,15 +10,17 @@ evaluate  case folders -> Dice per structure, of the coarse and of the refined m
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ctsam3d.training.loop import Schedule, train
+from ctsam3d.training.loop import Schedule, fast_in_half_precision, train
 
 # Never trained on: kept to say honestly how good the weights are.
-LEFT_OUT = {"nsclc_lung1-001"}
+LEFT_OUT = ("nsclc_lung1-001",)
 # Grids too coarse to teach 1.5 mm anything; the phantoms have no finer detail than 2 mm.
 _COARSE_CASES = ("openkbp", "cip_ct64", "elastix_lung")
 _LICENCE = "CC-BY-NC-SA-4.0"
@@ -31,8 +33,6 @@ def _prepare(options: argparse.Namespace) -> None:
     for network in ("localizer", "cubes"):
         (options.cache / network).mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in options.data.glob("*/*/labels.json")):
-        if folder.name in LEFT_OUT:
-            continue
         save_case(read_case(folder, CACHE_SPACING_MM), options.cache / "localizer" / f"{folder.name}.npz")
         if not folder.name.startswith(_COARSE_CASES):
             spacing_mm = 2.0 if folder.name.startswith("icrp") else 1.5
@@ -41,20 +41,31 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _schedule(options: argparse.Namespace, learning_rate: float, batch: int, ema_decay: float) -> Schedule:
+    half = options.precision == "bfloat16" or (
+        options.precision == "auto" and fast_in_half_precision(torch.device(options.device))
+    )
     return Schedule(
         steps=options.steps, batch=options.batch or batch, learning_rate=learning_rate, ema_decay=ema_decay,
-        warm_up_steps=50, seed=options.seed, workers=options.workers,
+        warm_up_steps=100, seed=options.seed, workers=options.workers, half_precision=half,
     )  # fmt: skip
+
+
+def _left_out(options: argparse.Namespace) -> Callable[[str], bool]:
+    """Whether a case, by its name, is kept out of training."""
+    patterns = (*LEFT_OUT, *options.leave_out)
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _localizer(options: argparse.Namespace) -> None:
     from ctsam3d.prompting.coarse import CoarseNetwork
-    from ctsam3d.training.localizer import LocalizerPatches, localizer_loss
+    from ctsam3d.training.localizer import LocalizerPatches, LocalizerValidation, localizer_loss
 
     torch.manual_seed(options.seed)
     network = CoarseNetwork()
-    patches = LocalizerPatches.from_cache(options.cache / "localizer", LEFT_OUT)
-    schedule = _schedule(options, 2e-3, 2, 0.995)
+    left_out = _left_out(options)
+    patches = LocalizerPatches.from_cache(options.cache / "localizer", lambda name: not left_out(name))
+    kept_aside = LocalizerPatches.from_cache(options.cache / "localizer", left_out, synthetic=0)
+    schedule = _schedule(options, 2e-3, 2, 0.998)
     train(
         network,
         patches.draw,
@@ -63,20 +74,31 @@ def _localizer(options: argparse.Namespace) -> None:
         options.run,
         torch.device(options.device),
         options.seconds,
+        LocalizerValidation(kept_aside),
     )
 
 
 def _cubes(options: argparse.Namespace) -> None:
     from ctsam3d.network import build
     from ctsam3d.network.initialisation import initialise
-    from ctsam3d.training.cubes import CubeSamples, cube_loss
+    from ctsam3d.training.cubes import CubeSamples, CubeValidation, Mixture, cube_loss
 
     network = build(options.size)
     initialise(network, options.seed)
-    samples = CubeSamples.from_cache(options.cache / "cubes", LEFT_OUT, network.config.windows_hu)
-    schedule = _schedule(options, 8e-4, 4, 0.99)
+    left_out, windows_hu = _left_out(options), network.config.windows_hu
+    samples = CubeSamples.from_cache(options.cache / "cubes", lambda name: not left_out(name), windows_hu)
+    clicked = Mixture(synthetic=0, coarse_prompt=0)
+    kept_aside = CubeSamples.from_cache(options.cache / "cubes", left_out, windows_hu, clicked)
+    schedule = _schedule(options, 8e-4, 4, 0.998)
     train(
-        network, samples.draw, cube_loss, schedule, options.run, torch.device(options.device), options.seconds
+        network,
+        samples.draw,
+        cube_loss,
+        schedule,
+        options.run,
+        torch.device(options.device),
+        options.seconds,
+        CubeValidation(kept_aside),
     )
 
 
@@ -125,6 +147,10 @@ def main() -> None:
         training = commands.add_parser(name)
         training.add_argument("cache", type=Path)
         training.add_argument("run", type=Path, help="holds state.pt and log.csv; resumed if it does")
+        training.add_argument(
+            "--leave-out", nargs="*", default=[], help="cases, * allowed, to keep for validation"
+        )
+        training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
         training.add_argument("--steps", type=int, default=6000)
         training.add_argument("--batch", type=int, default=None)
         training.add_argument("--seed", type=int, default=0)

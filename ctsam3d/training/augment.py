@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch.nn import functional as F
 
 
@@ -84,6 +86,41 @@ def crop_around(
     high = np.clip(np.ceil(centre_zyx + reach_voxels) + 1, low + 1, shape).astype(int)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return z, y, x
+
+
+# Structures that contrast agent brightens, and the HU it may add to one that is scanned without or before it.
+_ENHANCING = (
+    ("aorta", 250), ("heart", 200), ("pulmonary", 200), ("artery", 250), ("trunk", 250), ("vena", 150), ("vein", 150),
+    ("kidney", 150), ("spleen", 90), ("liver", 60), ("pancreas", 60), ("small_bowel", 100), ("stomach", 150),
+    ("colon", 150), ("urinary_bladder", 250),
+)  # fmt: skip
+
+
+def change_phase(
+    rng: np.random.Generator, hu: NDArray[np.float32], ids: NDArray[np.uint8], names: Mapping[int, str]
+) -> NDArray[np.float32]:
+    """Another contrast phase: labelled vessels and organs of a real image brightened or dimmed, each by its own amount.
+
+    Args:
+        rng: to draw from.
+        hu: float32 (z, y, x).
+        ids: label ids on the same grid.
+        names: of the label ids.
+    """
+    added = np.zeros(256, dtype=np.float32)
+    for label, name in names.items():
+        reach = next((r for part, r in _ENHANCING if part in name), 0)
+        if reach and rng.random() < 0.7:
+            added[label] = rng.uniform(-0.3, 1.0) * reach
+    # gas and fat in a label do not take up contrast
+    return hu + np.where(hu > -30, ndimage.gaussian_filter(added[ids], 0.6), np.float32(0))
+
+
+def thicken(rng: np.random.Generator, hu: NDArray[np.float32], spacing_mm: float) -> NDArray[np.float32]:
+    """What thicker slices or a smoother kernel would have made of an image."""
+    sigma = np.array([rng.uniform(0, 2.5), *np.full(2, rng.uniform(0, 1.0))]) / spacing_mm
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(hu, sigma)
+    return blurred
 
 
 def jitter_hu(

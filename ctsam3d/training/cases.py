@@ -17,6 +17,10 @@ from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
 
 # TotalSegmentator label maps name everything they know; these it does not know and so they stay unknown there.
 _NOT_IN_TOTALSEGMENTATOR = {"brainstem", "parotid_gland_left", "parotid_gland_right"}
+# Vessels, single muscles and the cartilage of the ribs are one organ each for a phantom's whole trunk.
+_NOT_IN_PHANTOMS = (
+    "aorta", "inferior_vena_cava", "iliac", "portal_vein", "autochthon", "iliopsoas", "gluteus", "costal",
+)  # fmt: skip
 # A case that names more structures than this was labelled whole: what it could name and did not is not there.
 _NAMES_OF_A_WHOLE_BODY_LABELLING = 40
 
@@ -75,12 +79,16 @@ def known_classes(document: dict[str, object]) -> frozenset[str]:
     elif not any(str(n).startswith("vertebrae_L") for n in names):
         known.discard("vertebrae")  # one vertebra of a crop is not the spine
     if phantom:
-        known -= {"aorta", "inferior_vena_cava"} | {
-            c for c in LOCALIZED if c.startswith(("autochthon", "iliopsoas"))
-        }
-    elif "duodenum" not in names:
-        known.discard("small_bowel")
+        known -= {c for c in LOCALIZED if c.startswith(_NOT_IN_PHANTOMS)}
     return frozenset(known)
+
+
+def _names(document: dict[str, object]) -> dict[int, str]:
+    labels = document["labels"]
+    assert isinstance(labels, dict)
+    phantom = "ICRP" in str(document.get("source", ""))
+    renamed = {"small_bowel": "small_bowel_with_duodenum"} if phantom else {}
+    return {int(k): renamed.get(v, str(v)) for k, v in labels.items()}
 
 
 def read_case(folder: Path, spacing_mm: float) -> Case:
@@ -102,7 +110,7 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
         hu=hu,
         labels=labels,
         tissue=tissue,
-        names={int(k): str(v) for k, v in document["labels"].items()},
+        names=_names(document),
         tissue_names={int(k): str(v) for k, v in document.get("organs", {}).items()},
         known=known_classes(document),
         spacing_mm=spacing_mm,

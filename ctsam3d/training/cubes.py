@@ -7,6 +7,7 @@ truth. A second round corrects the answer with a click drawn from its errors, as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import nn
 from torch.nn import functional as F
 
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
 from ctsam3d.network import windows
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.network.model import CtSam3d
-from ctsam3d.training.augment import Pose, crop_around, draw_grid, jitter_hu, sample
+from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
 from ctsam3d.training.cases import Case, load_case
 from ctsam3d.training.losses import mask_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
@@ -38,7 +40,12 @@ class Mixture:
     synthetic: float = 0.35
     coarse_prompt: float = 0.65
     off_target: float = 0.12  # of the coarse prompts, centred where the coarse mask is wrong
-    second_round: float = 0.25  # of the steps
+    rounds: tuple[float, ...] = (
+        0.55,
+        0.25,
+        0.12,
+        0.08,
+    )  # of the steps: how often one, two, ... rounds of clicks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +68,14 @@ class CubeSamples:
 
     @classmethod
     def from_cache(
-        cls, folder: Path, leave_out: set[str], windows_hu: windows.Windows, mixture: Mixture | None = None
+        cls,
+        folder: Path,
+        wanted: Callable[[str], bool],
+        windows_hu: windows.Windows,
+        mixture: Mixture | None = None,
     ) -> CubeSamples:
-        """All cached cases of a folder but the named ones."""
-        cases = [load_case(path) for path in sorted(folder.glob("*.npz")) if path.stem not in leave_out]
+        """The cached cases of a folder whose name is wanted."""
+        cases = [load_case(path) for path in sorted(folder.glob("*.npz")) if wanted(path.stem)]
         return cls(cases, windows_hu, mixture or Mixture())
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
@@ -94,6 +105,10 @@ class CubeSamples:
         else:
             assert case.hu is not None
             hu = sample(case.hu[window], *where, linear=True, outside=-1024.0)
+            if rng.random() < 0.3:
+                hu = change_phase(rng, hu, np.where(ids == 255, np.uint8(0), ids), case.names)
+            if rng.random() < 0.3:
+                hu = thicken(rng, hu, SPACING_MM)
         hu = jitter_hu(rng, hu, strength=0.7)
         truth, known = prepared.truth_of[wanted][ids], prepared.known_of[wanted][ids]
         previous = degrade(rng, truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
@@ -180,42 +195,78 @@ def _prepare(case: Case) -> _Prepared:
 def error_clicks(
     probabilities: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One click (B, 1, 3) xyz a sample, drawn from its wrong voxels, and its label (B, 1): 1 where the mask misses."""
+    """One click (B, 1, 3) xyz a sample, drawn from its wrong voxels, and its label (B, 1): 1 where the mask misses.
+
+    Thick errors are clicked more often than thin rims, as a person would.
+    """
     generator = torch.Generator().manual_seed(seed)
+    wrong = ((probabilities > 0.5) != (truth > 0.5)) & (known > 0.5)
+    thick = wrong * F.avg_pool3d(wrong.float(), 5, stride=1, padding=2).pow(3)
     clicks, labels = [], []
-    for p, t, k in zip(probabilities, truth, known, strict=True):
-        wrong = torch.nonzero((((p > 0.5) != (t > 0.5)) & (k > 0.5))[0])
-        if len(wrong) == 0:
+    for weight, t in zip(thick.cpu(), truth, strict=True):
+        if not weight.any():
             clicks.append(torch.zeros(3))
             labels.append(-1)
             continue
-        z, y, x = wrong[int(torch.randint(len(wrong), (), generator=generator))].tolist()
+        running = weight.flatten().double().cumsum(0)
+        drawn = torch.rand((), generator=generator, dtype=torch.float64) * running[-1]
+        at = min(int(torch.searchsorted(running, drawn, right=True)), len(running) - 1)
+        z, y, x = (int(i) for i in np.unravel_index(at, weight.shape[1:]))
         clicks.append(torch.tensor([x, y, z], dtype=torch.float32))
         labels.append(int(t[0, z, y, x] > 0.5))
     return torch.stack(clicks)[:, None], torch.tensor(labels)[:, None]
 
 
 def cube_loss(
-    model: CtSam3d, batch: dict[str, torch.Tensor], step: int, second_round: float = Mixture().second_round
+    model: CtSam3d,
+    batch: dict[str, torch.Tensor],
+    step: int,
+    rounds: tuple[float, ...] = Mixture().rounds,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The published mask loss over one or two rounds; logs the Dice of the first."""
+    """The published mask loss after one or more rounds of clicks; logs the Dice of the first and the last round.
+
+    Only the last round is learned from: earlier ones are there to make the errors that it corrects.
+    """
+    count = 1 + int(np.random.default_rng((step, 7)).choice(len(rounds), p=np.array(rounds) / sum(rounds)))
     truth, known, clicks = batch["truth"], batch["known"], batch["click_xyz"]
     # a click off its structure is a negative one
     x, y, z = clicks[:, 0].long().unbind(-1)
     labels = (truth[torch.arange(len(truth)), 0, z, y, x] > 0.5).long()[:, None]
-    embeddings = model.embed(batch["cube"])
-    p = model.decode(embeddings, clicks, labels, batch["previous"])
-    loss = mask_loss(p, truth, known)
-    mask = (p > 0.5) * known
-    dice = 2 * (mask * truth).sum() / ((mask + truth) * known).sum().clamp(min=1)
-    figures = {"dice": round(float(dice), 4)}
-    if np.random.default_rng((step, 7)).random() < second_round:
-        extra, kinds = error_clicks(p.detach(), truth, known, step)
-        again = model.decode(
-            embeddings,
-            torch.cat([clicks, extra.to(clicks)], 1),
-            torch.cat([labels, kinds.to(labels)], 1),
-            p.detach(),
-        )
-        loss = (loss + mask_loss(again, truth, known)) / 2
-    return loss, figures
+    embeddings, previous = model.embed(batch["cube"]), batch["previous"]
+    dices = []
+    for done in range(1, count + 1):
+        last = done == count
+        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+            p = model.decode(embeddings, clicks, labels, previous)
+        mask = (p > 0.5) * known
+        dices.append(float(2 * (mask * truth).sum() / ((mask + truth) * known).sum().clamp(min=1)))
+        if not last:
+            extra, kinds = error_clicks(p.detach(), truth, known, step * len(rounds) + done)
+            clicks = torch.cat([clicks, extra.to(clicks)], 1)
+            labels = torch.cat([labels, kinds.to(labels)], 1)
+            previous = p.detach()
+    figures = {"rounds": count, "dice": round(dices[0], 4), "dice_last": round(dices[-1], 4)}
+    return mask_loss(p, truth, known), figures
+
+
+class CubeValidation:
+    """Dice after each round of clicks over fixed cubes of cases that are not trained on, for the log of a training."""
+
+    def __init__(self, samples: CubeSamples, count: int = 32, seed: int = 1, clicks: int = 5) -> None:
+        self.batches = [
+            {k: torch.stack([d[k] for d in four]) for k in four[0]}
+            for i in range(0, count, 4)
+            for four in [[samples.draw((seed, i, item)) for item in range(4)]]
+        ]
+        self.rounds = (0.0,) * (clicks - 1) + (1.0,)
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """`dice` with one click and `dice_last` with five, means over the batches."""
+        assert isinstance(model, CtSam3d)
+        device = next(model.parameters()).device
+        found = [
+            cube_loss(model, {k: v.to(device) for k, v in batch.items()}, 0, self.rounds)[1]
+            for batch in self.batches
+        ]
+        return {name: float(np.mean([f[name] for f in found])) for name in ("dice", "dice_last")}

@@ -6,6 +6,7 @@ a structure chosen at random, so that rare structures are seen as often as large
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from torch import nn
 
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
-from ctsam3d.training.augment import Pose, crop_around, draw_grid, jitter_hu, sample
+from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
 from ctsam3d.training.cases import Case, load_case
 from ctsam3d.training.losses import partial_label_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint
 
 CACHE_SPACING_MM = 3.0
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=18)
+_PAINTED_POSE = Pose(rotation_deg=15, scale=(0.72, 1.3), warp_mm=28)  # few anatomies: change them more
+_LEAST_VOXELS = 20  # of a structure in a patch, to be scored
 _FINE_ZYX = (2 * PATCH_ZYX[0], 2 * PATCH_ZYX[1], 2 * PATCH_ZYX[2])
 _REACH_MM = np.array(PATCH_ZYX) * SPACING_MM / 2 * 1.5 + 20
 
@@ -45,10 +48,11 @@ class LocalizerPatches:
         self.synthetic = synthetic
 
     @classmethod
-    def from_cache(cls, folder: Path, leave_out: set[str]) -> LocalizerPatches:
-        """All cached cases of a folder but the named ones."""
-        cases = [load_case(path) for path in sorted(folder.glob("*.npz"))]
-        return cls([c for c in cases if c.name not in leave_out])
+    def from_cache(
+        cls, folder: Path, wanted: Callable[[str], bool], synthetic: float = 0.5
+    ) -> LocalizerPatches:
+        """The cached cases of a folder whose name is wanted."""
+        return cls([load_case(p) for p in sorted(folder.glob("*.npz")) if wanted(p.stem)], synthetic)
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         """One patch: `hu` (1, z, y, x), `labels` (z, y, x), `allowed` (256, classes)."""
@@ -57,8 +61,9 @@ class LocalizerPatches:
         pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
         wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
         having = [p for p in pool if wanted in p.places]
-        # whole-body labellings teach most: prefer them among those that have the structure
-        weights = np.array([len(p.case.known) ** 1.5 for p in having], dtype=float)
+        # whole-body labellings teach most: prefer them among those that have the structure, but not so much that
+        # one of them becomes all there is
+        weights = np.array([len(p.case.known) ** 0.5 for p in having], dtype=float)
         prepared = having[int(rng.choice(len(having), p=weights / weights.sum()))]
         case = prepared.case
         voxel = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))]
@@ -70,14 +75,20 @@ class LocalizerPatches:
         centre = np.clip(centre, margin, size - margin)
         window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)
         local = centre - [s.start for s in window]
-        grid = draw_grid(rng, _FINE_ZYX, SPACING_MM / 2, _POSE)
+        grid = draw_grid(rng, _FINE_ZYX, SPACING_MM / 2, _PAINTED_POSE if synthetic else _POSE)
         where = (local, case.spacing_mm, grid)
         if synthetic:
             patch = _painted(rng, prepared, window, where)
         else:
             assert case.hu is not None
             patch = sample(case.hu[window], *where, linear=True, outside=-1024.0)
-        patch = jitter_hu(rng, _pooled(patch))
+            if rng.random() < 0.5:
+                ids = sample(case.labels[window], *where, linear=False, outside=0.0).round().astype(np.uint8)
+                patch = change_phase(rng, patch, ids, case.names)
+        patch = _pooled(patch)
+        if rng.random() < 0.4:
+            patch = thicken(rng, patch, SPACING_MM)
+        patch = jitter_hu(rng, patch)
         labels = case.labels[window]
         grid = _pooled_grid(grid)
         # beyond the image: id 255, which allows nothing and is not scored
@@ -153,8 +164,52 @@ def localizer_loss(
     """The partial-label loss of one batch, and nothing more to log."""
     logits = model(windowed(batch["hu"]))
     assert logits.shape[1] == len(CLASSES)
-    count = batch["labels"][0].numel()
+    count = batch["labels"][0].numel()  # a random third of the voxels costs a third
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(step))[: count // 3].to(
         logits.device
     )
     return partial_label_loss(logits, batch["labels"], batch["allowed"], chosen), {}
+
+
+class LocalizerValidation:
+    """Mean Dice over fixed patches of cases that are not trained on, for the log of a training."""
+
+    def __init__(self, patches: LocalizerPatches, count: int = 24, seed: int = 1) -> None:
+        self.batches = [
+            {k: torch.stack([d[k] for d in pair]) for k in pair[0]}
+            for i in range(0, count, 2)
+            for pair in [[patches.draw((seed, i, 0)), patches.draw((seed, i, 1))]]
+        ]
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """`dice`, the mean over patches and classes that are determined in them, and the `loss`."""
+        device = next(model.parameters()).device
+        scores, losses = [], []
+        for held in self.batches:
+            batch = {k: v.to(device) for k, v in held.items()}
+            logits = model(windowed(batch["hu"])).float()
+            losses.append(float(partial_label_loss(logits, batch["labels"], batch["allowed"])))
+            scores += determined_dice(logits.argmax(dim=1), batch["labels"], batch["allowed"])
+        return {"loss": float(np.mean(losses)), "dice": float(np.mean(scores))}
+
+
+def determined_dice(found: torch.Tensor, labels: torch.Tensor, allowed: torch.Tensor) -> list[float]:
+    """Dice of each class of each patch that is labelled there, over the voxels where it is known.
+
+    Args:
+        found: int64 (B, z, y, x), class of each voxel.
+        labels: int64 (B, z, y, x), label ids.
+        allowed: bool (B, 256, C).
+    """
+    scores = []
+    for classes, ids, table in zip(found, labels, allowed, strict=True):
+        may_be = table[ids]  # (z, y, x, C)
+        single = may_be.sum(-1) == 1
+        for index in range(1, table.shape[1]):
+            truth = may_be[..., index] & single
+            known = (single | ~may_be[..., index]) & may_be.any(-1)
+            mine = (classes == index) & known
+            if int(truth.sum()) >= _LEAST_VOXELS:
+                scores.append(float(2 * (mine & truth).sum() / (mine.sum() + truth.sum())))
+    return scores

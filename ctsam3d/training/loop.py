@@ -6,6 +6,7 @@ same steps as one that never stopped.
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import time
@@ -30,11 +31,14 @@ class Schedule:
     learning_rate: float
     warm_up_steps: int = 100
     clip_norm: float = 1.0
+    largest_norm: float = 1000.0  # a step with a steeper gradient is an accident and is skipped
     ema_decay: float = 0.998
     weight_decay: float = 1e-4
     seed: int = 0
     save_every_s: float = 120.0
+    validate_every: int = 250
     workers: int = 1
+    half_precision: bool = False  # bfloat16 where autocast knows it to be safe
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero."""
@@ -68,14 +72,16 @@ def train(
     folder: Path,
     device: torch.device,
     time_limit_s: float | None = None,
+    validation: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Run or resume a training; returns the averaged weights.
 
     Args:
         draw: (seed, step, item) -> one sample, tensors without the batch axis.
         loss_of: (model, batch, step) -> loss and figures for the log.
-        folder: holds `state.pt` (to resume from) and `log.csv`.
+        folder: holds `state.pt` (to resume from), `log.csv` and `validation.csv`.
         time_limit_s: stop after this long, at a checkpoint.
+        validation: figures of the averaged weights, taken every so many steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device).train()
@@ -97,6 +103,8 @@ def train(
         torch.save({**state, "average": average, "step": step}, partial)
         partial.replace(state_file)
 
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=schedule.half_precision)
+    averaged = copy.deepcopy(model).eval() if validation else model
     loader = DataLoader(
         Steps(draw, step, schedule), batch_size=schedule.batch, num_workers=schedule.workers,
         prefetch_factor=4 if schedule.workers else None,
@@ -108,11 +116,12 @@ def train(
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
-            loss, figures = loss_of(model, batch, step)
+            with autocast:
+                loss, figures = loss_of(model, batch, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm))
-            if math.isfinite(norm):
+            if norm <= schedule.largest_norm:  # not so if it is no number
                 optimizer.step()
             step += 1
             decay = min(schedule.ema_decay, (1 + step) / (10 + step))
@@ -133,6 +142,10 @@ def train(
                 if log_file.tell() == 0:
                     log.writeheader()
             log.writerow(row)
+            if validation and step % schedule.validate_every == 0:
+                averaged.load_state_dict(average)
+                with autocast:
+                    _append(folder / "validation.csv", {"step": step} | validation(averaged))
             now = time.monotonic()
             stop = time_limit_s is not None and now - started > time_limit_s
             if stop or now - saved > schedule.save_every_s:
@@ -143,3 +156,21 @@ def train(
                 break
     save()
     return average
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """Add one line to a CSV file, with a header where it is the first."""
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def fast_in_half_precision(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 faster than float32: GPUs of some years, CPUs with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 cannot tell
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_tile"))
