@@ -30,7 +30,7 @@ class CoarseNetwork(nn.Module):
     quicker than the same network on unfolded voxels, at the same field of view.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = len(CLASSES)) -> None:
         from monai.networks.nets import DynUNet
 
         super().__init__()
@@ -46,7 +46,7 @@ class CoarseNetwork(nn.Module):
             filters=FEATURES,
             norm_name="instance",
         )
-        self.unfold = nn.ConvTranspose3d(FEATURES[0], len(CLASSES), 2, 2)
+        self.unfold = nn.ConvTranspose3d(FEATURES[0], classes, 2, 2)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Logits for windows of HU."""

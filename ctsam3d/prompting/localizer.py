@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cc3d
@@ -11,13 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctsam3d.anatomy.localized import CLASSES, LOCALIZED
+from ctsam3d.anatomy.localized import BACKGROUND
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
 from ctsam3d.prompting.plausibility import body_mask, implausible
-
-COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse voxel (6 mm)
+from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
@@ -26,26 +24,18 @@ _SMALLEST_PIECE_ML = 2.0
 _LEAST_CONFIDENCE = 0.4  # below it a structure is not said to be there
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CoarseStructure:
-    """One structure as the localizer sees it, on 6 mm blocks of the model grid.
+class Localizer:
+    """The coarse network with its weights, warm on a device: the prompter that needs nobody.
 
     Attributes:
-        mask: bool (z, y, x).
-        probability: float32 (z, y, x), of this structure rather than the likeliest other; above 0.5 in the mask.
-        confidence: mean probability among all classes within the mask.
+        structures: names it can find, in the order of its classes.
     """
 
-    mask: NDArray[np.bool_]
-    probability: NDArray[np.float32]
-    confidence: float
-
-
-class Localizer:
-    """The coarse network with its weights, warm on a device."""
-
-    def __init__(self, network: CoarseNetwork, device: torch.device, weights_sha256: str) -> None:
+    def __init__(
+        self, network: CoarseNetwork, classes: Sequence[str], device: torch.device, weights_sha256: str
+    ) -> None:
         self.network = network.to(device).eval()
+        self.structures = tuple(classes[1:])
         self.device = device
         self.weights_sha256 = weights_sha256
 
@@ -54,21 +44,25 @@ class Localizer:
         """Read weights strictly.
 
         Raises:
-            CheckpointError: not a localizer's weights, or of other classes than this code knows.
+            CheckpointError: not a localizer's weights, or tensors that do not fit the classes the file names.
         """
         tensors, info = read_tensors(path)
-        if info.facts.network != "localizer" or info.facts.training.get("classes") != list(CLASSES):
-            raise CheckpointError(
-                path, "expected a localizer's weights with this version's classes, found others"
-            )
-        network = CoarseNetwork()
+        classes = info.facts.training.get("classes")
+        if (
+            info.facts.network != "localizer"
+            or not isinstance(classes, list)
+            or not all(isinstance(name, str) for name in classes)
+            or classes[:1] != [BACKGROUND]
+        ):
+            raise CheckpointError(path, "expected a localizer's weights with the names of its classes")
+        network = CoarseNetwork(len(classes))
         expected = {name: tuple(t.shape) for name, t in weights_of(network.state_dict()).items()}
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         if found != expected:
             odd = sorted(found.items() ^ expected.items())[:3]
             raise CheckpointError(path, f"expected the localizer's tensors; first differences: {odd}")
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
-        return cls(network, device, sha256(path))
+        return cls(network, classes, device, sha256(path))
 
     @torch.inference_mode()
     def probabilities(self, hu: torch.Tensor) -> NDArray[np.float16]:
@@ -89,12 +83,16 @@ class Localizer:
         assert isinstance(found, torch.Tensor)
         return found[0].softmax(dim=0).half().numpy()
 
+    def prompts(self, grid: Volume, structures: Sequence[str]) -> dict[str, Prompt]:
+        """A coarse mask for each structure that is in the field of view."""
+        return {name: Prompt(coarse) for name, coarse in self.locate(grid, structures).items()}
+
     def locate(self, volume: Volume, structures: Sequence[str]) -> dict[str, CoarseStructure]:
         """The structures that are in the field of view; those that are not are left out.
 
         Args:
             volume: on the model grid, 1.5 mm, axes along LPS+.
-            structures: names out of `LOCALIZED`.
+            structures: names out of `structures`.
         """
         hu = coarsen(volume.hu, COARSE_FACTOR)
         probabilities = self.probabilities(hu)
@@ -103,8 +101,7 @@ class Localizer:
         first, second = _two_best(probabilities).astype(np.float32)
         found = {}
         # all of them, asked for or not: what is plausible depends on what else is there, not on the request
-        for name in LOCALIZED:
-            index = LOCALIZED.index(name) + 1
+        for index, name in enumerate(self.structures, 1):
             mine, p = labels == index, probabilities[index].astype(np.float32)
             mask = _kept_pieces(mine, p, in_pieces=name in _IN_PIECES)
             if not mask.any() or p[mask].mean() < _LEAST_CONFIDENCE:

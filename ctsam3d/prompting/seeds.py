@@ -32,7 +32,7 @@ def covering_seeds(mask: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
     missing = inside.copy()
     seeds: list[NDArray[np.int64]] = []
     while missing.any():
-        covered = _box_sums(missing, reach)
+        covered = box_sums(missing, reach)
         pool = candidates & (covered > 0)
         if not pool.any():  # a corner that only its own shallow voxels reach
             pool = missing
@@ -44,7 +44,7 @@ def covering_seeds(mask: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
     return np.array(seeds) - 1 + corner
 
 
-def _box_sums(mask: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
+def box_sums(mask: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
     """How many voxels of the mask lie within `reach` of each voxel along each axis, exactly."""
     sums = mask.astype(np.int64)
     for axis in range(3):

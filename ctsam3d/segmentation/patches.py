@@ -26,10 +26,10 @@ class Patch:
     origin_zyx: tuple[int, int, int]
 
     @property
-    def click_xyz(self) -> tuple[float, float, float]:
-        """The click in voxels of the cube: its centre."""
-        half = float(CUBE_VOXELS // 2)
-        return half, half, half
+    def click_zyx(self) -> tuple[int, int, int]:
+        """The click on the model grid: the cube's centre."""
+        z, y, x = (o + CUBE_VOXELS // 2 for o in self.origin_zyx)
+        return z, y, x
 
     def overlap(self, shape: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """Where cube and volume of this shape coincide: slices of the volume, slices of the cube."""
@@ -40,10 +40,16 @@ class Patch:
         return volume, cube
 
 
+def patch_around(structure: str, zyx: tuple[int, int, int]) -> Patch:
+    """The patch centred on a model voxel."""
+    z, y, x = (i - CUBE_VOXELS // 2 for i in zyx)
+    return Patch(structure, (z, y, x))
+
+
 def patch_at(structure: str, seed_zyx: NDArray[np.int64], factor: int) -> Patch:
     """The patch centred on a coarse voxel, whose side is `factor` model voxels."""
-    z, y, x = (int(s) * factor + factor // 2 - CUBE_VOXELS // 2 for s in seed_zyx)
-    return Patch(structure, (z, y, x))
+    z, y, x = (int(s) * factor + factor // 2 for s in seed_zyx)
+    return patch_around(structure, (z, y, x))
 
 
 def cut(hu: NDArray[np.generic], patch: Patch) -> NDArray[np.int16]:

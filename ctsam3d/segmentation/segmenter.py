@@ -1,11 +1,13 @@
 """Segment whole structures: a CT volume and names in, one label map on the volume's own grid out.
 
 1. The volume is resampled to the model grid (1.5 mm, LPS+).
-2. The localizer finds the structures; those it does not find are absent.
-3. Each found structure is covered with cubes, each centred on a click deep inside it.
-4. The network decodes the cubes, in batches that run across structures, from the click and, for weights trained to
-   take it, the localizer's probability as the previous mask.
-5. Cubes merge by weight, structures by probability; a refinement that strays from what was localized is not believed,
+2. A prompter, by default the localizer, says where structures are: a coarse mask, clicks, or both. Those of which it
+   says nothing are absent.
+3. A structure with a coarse mask is covered with cubes, each centred on a click deep inside it; one with clicks alone
+   grows from them, cube by cube (`grow`).
+4. The network decodes the cubes, in batches that run across structures, from the clicks and, for weights trained to
+   take it, the coarse probability as the previous mask.
+5. Cubes merge by weight, structures by probability; a refinement that strays from its coarse mask is not believed,
    and lungs end where their air does.
 6. The label map goes back to the source grid.
 """
@@ -13,7 +15,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +23,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctsam3d.anatomy.localized import LOCALIZED
 from ctsam3d.imaging.resample import labels_to_source, to_model_grid
 from ctsam3d.imaging.volume import Volume
-from ctsam3d.network import checkpoint, windows
+from ctsam3d.network import checkpoint
 from ctsam3d.network.config import SPACING_MM
 from ctsam3d.network.model import CtSam3d
 from ctsam3d.outcome import Status
-from ctsam3d.prompting.localizer import COARSE_FACTOR, CoarseStructure, Localizer
+from ctsam3d.prompting.localizer import Localizer
+from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, Prompt, Prompter
 from ctsam3d.prompting.seeds import covering_seeds
+from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
+from ctsam3d.segmentation.grow import Growth, grow
 from ctsam3d.segmentation.intensity import within_intensity
-from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_at
+from ctsam3d.segmentation.patches import Patch, lay_over, patch_around, patch_at
 from ctsam3d.segmentation.result import Finding, StudySegmentation
-from ctsam3d.segmentation.stitch import LabelMap, Merger, centre_weight
+from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 LOCALIZER_FILE = WEIGHTS_FOLDER / "localizer.safetensors"
@@ -48,6 +52,7 @@ class Settings:
         least_dice: of refined and coarse mask, below which the coarse one is kept.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
         batch: cubes decoded at a time.
+        growth: bounds of a structure that grows from clicks.
         rules: version of the rules in code (plausibility, intensity); raised whenever one of them changes a result.
     """
 
@@ -55,11 +60,8 @@ class Settings:
     least_dice: float = 0.6
     volume_ratio: tuple[float, float] = (0.5, 1.8)
     batch: int = 4
+    growth: Growth = Growth()
     rules: int = 1
-
-
-class ModelOutputInvalid(Exception):
-    """The network answered with numbers that are none (NaN or infinite)."""
 
 
 def weights_path(name: str | Path) -> Path:
@@ -84,12 +86,16 @@ class Segmenter:
 
     def __init__(
         self, model: CtSam3d, localizer: Localizer, device: torch.device, weights_sha256: str,
-        coarse_prompt: bool, settings: Settings,
+        facts: Mapping[str, object], settings: Settings,
     ) -> None:  # fmt: skip
         self.model = model.to(device).eval()
         self.localizer, self.device, self.settings = localizer, device, settings
-        self.weights_sha256, self.coarse_prompt = weights_sha256, coarse_prompt
-        self._weight = centre_weight()
+        self.weights_sha256 = weights_sha256
+        # weights not trained on coarse masks take them for an answer of their own to be corrected
+        self.coarse_prompt = bool(facts.get("coarse_prompt", False))
+        # published weights hold a trained cross-patch predictor; ours say whether theirs is
+        self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
+        self._decoder = CubeDecoder(self.model, device, settings.batch)
 
     @classmethod
     def load(
@@ -106,17 +112,23 @@ class Segmenter:
         path = weights_path(weights)
         model, info = checkpoint.load(path)
         localizer = Localizer.load(LOCALIZER_FILE, where)
-        # weights not trained on coarse masks take them for an answer of their own to be corrected
-        coarse_prompt = bool(info.facts.training.get("coarse_prompt", False))
-        return cls(model, localizer, where, checkpoint.sha256(path), coarse_prompt, settings or Settings())
+        facts = info.facts.training
+        return cls(model, localizer, where, checkpoint.sha256(path), facts, settings or Settings())
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """Names that can be asked for."""
-        return LOCALIZED
+        """Names that can be asked for without prompts of one's own."""
+        return self.localizer.structures
 
-    def segment(self, volume: Volume, structures: Sequence[str]) -> StudySegmentation:
+    def segment(
+        self, volume: Volume, structures: Sequence[str], prompter: Prompter | None = None
+    ) -> StudySegmentation:
         """Every requested structure gets a finding; those found get voxels.
+
+        Args:
+            volume: on its own grid.
+            structures: at most 255 names, out of the prompter's.
+            prompter: says where they are; the localizer by default.
 
         Raises:
             ModelOutputInvalid: the network's output was not finite.
@@ -124,88 +136,128 @@ class Segmenter:
         clock = _Clock()
         grid = to_model_grid(volume, SPACING_MM)
         clock.lap("prepare")
-        found = self.localizer.locate(grid, structures)
-        patches = {name: self._cover(name, coarse) for name, coarse in found.items()}
+        prompts = (prompter or self.localizer).prompts(grid, structures)
         clock.lap("prompt")
-        names = [name for name in structures if name in found]
+        names = [name for name in structures if name in prompts]
         ids = {name: i for i, name in enumerate(names, 1)}
         label_map = LabelMap(grid.hu.shape)
-        findings = {name: Finding(Status.ABSENT) for name in structures if name not in found}
-        for name, merger in self._decoded(grid, found, patches):
-            findings[name] = self._settle(name, ids[name], merger, len(patches[name]), label_map, grid)
+        findings = {name: Finding(Status.ABSENT) for name in structures if name not in prompts}
+        for name, canvas, cubes in self._canvases(grid, {name: prompts[name] for name in names}):
+            findings[name] = self._settle(name, ids[name], canvas, cubes, label_map, grid)
         clock.lap("segment")
         labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry)
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
         for name in names:
             if present[ids[name]] == 0:  # others claimed all of it, or it is smaller than a source voxel
-                findings[name] = Finding(Status.ABSENT, clicks=len(patches[name]))
+                findings[name] = Finding(Status.ABSENT, clicks=findings[name].clicks)
                 del ids[name]
         clock.lap("restore")
         ordered = {name: findings[name] for name in structures}
         return StudySegmentation(labels, ids, ordered, clock.seconds)
 
-    def _cover(self, name: str, coarse: CoarseStructure) -> list[Patch]:
-        seeds = covering_seeds(coarse.mask, self.settings.reach_blocks)
-        return [patch_at(name, seed, COARSE_FACTOR) for seed in seeds]
+    def _canvases(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Canvas, int]]:
+        """Each structure's merged cubes and how many they are, one structure at a time or nearly so."""
+        yield from self._covered(grid, {n: p for n, p in prompts.items() if p.coarse is not None})
+        for name, prompt in prompts.items():
+            if prompt.coarse is None:
+                canvas, cubes = self._grown(name, grid, _on_grid(prompt.clicks, grid))
+                yield name, canvas, cubes
 
-    @torch.inference_mode()
-    def _decoded(
-        self, grid: Volume, found: dict[str, CoarseStructure], patches: dict[str, list[Patch]]
-    ) -> Iterator[tuple[str, Merger]]:
-        """Each structure's merged cubes, as soon as its last cube is decoded."""
-        jobs = [patch for name in found for patch in patches[name]]
-        open_mergers: dict[str, Merger] = {}
+    def _covered(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Canvas, int]]:
+        """Structures with a coarse mask, each as soon as its last cube is decoded."""
+        patches = {name: self._patches(name, prompt, grid) for name, prompt in prompts.items()}
+        jobs = [patch for name in prompts for patch in patches[name]]
+        canvases: dict[str, Canvas] = {}
+        left = {name: len(patches[name]) for name in prompts}
         for start in range(0, len(jobs), self.settings.batch):
             batch = jobs[start : start + self.settings.batch]
-            answers = self._decode(grid, found, batch)
-            for patch, answer in zip(batch, answers, strict=True):
+            questions = [self._question(prompts[patch.structure], patch, grid) for patch in batch]
+            for patch, answer in zip(batch, self._decoder.answer(grid.hu, questions), strict=True):
                 name = patch.structure
-                if name not in open_mergers:
-                    open_mergers[name] = Merger(
-                        found[name].probability, patches[name], grid.hu.shape, COARSE_FACTOR
-                    )  # fmt: skip
-                if open_mergers[name].add(patch, answer, self._weight):
-                    yield name, open_mergers.pop(name)
+                if name not in canvases:
+                    coarse = prompts[name].coarse
+                    assert coarse is not None
+                    canvases[name] = Canvas.around(
+                        coarse.probability, patches[name], grid.hu.shape, COARSE_FACTOR
+                    )
+                canvases[name].add(patch, answer)
+                left[name] -= 1
+                if left[name] == 0:
+                    yield name, canvases.pop(name), len(patches[name])
 
-    def _decode(
-        self, grid: Volume, found: dict[str, CoarseStructure], batch: list[Patch]
-    ) -> NDArray[np.float32]:
-        """Probabilities (B, 64, 64, 64) of a batch of patches."""
-        hu = np.stack([cut(grid.hu, patch) for patch in batch])
-        cubes = windows.apply(torch.from_numpy(hu).to(self.device), self.model.config.windows_hu).transpose(
-            0, 1
-        )
+    def _patches(self, name: str, prompt: Prompt, grid: Volume) -> list[Patch]:
+        """Cubes that cover a coarse mask, and one around each click of a person."""
+        assert prompt.coarse is not None
+        seeds = covering_seeds(prompt.coarse.mask, self.settings.reach_blocks)
+        clicked = [patch_around(name, click.zyx) for click in _on_grid(prompt.clicks, grid)]
+        return [*(patch_at(name, seed, COARSE_FACTOR) for seed in seeds), *clicked]
+
+    def _question(self, prompt: Prompt, patch: Patch, grid: Volume) -> Question:
+        assert prompt.coarse is not None
+        clicks = _on_grid(prompt.clicks, grid)
+        if all(
+            click.zyx != patch.click_zyx for click in clicks
+        ):  # the cube's own click, unless a person made it
+            clicks = (VoxelClick(patch.click_zyx), *clicks)
         previous = None
         if self.coarse_prompt:
-            laid = [
-                lay_over(torch.from_numpy(found[p.structure].probability), p, COARSE_FACTOR) for p in batch
-            ]
-            previous = torch.stack(laid).to(self.device)
-        clicks = torch.tensor([[patch.click_xyz] for patch in batch], device=self.device)
-        labels = torch.ones((len(batch), 1), dtype=torch.long, device=self.device)
-        answer = self.model.decode(self.model.embed(cubes), clicks, labels, previous)
-        if not torch.isfinite(answer).all():
-            raise ModelOutputInvalid("the network's probabilities are not finite")
-        return answer[:, 0].cpu().numpy()
+            coarse = torch.from_numpy(prompt.coarse.probability)
+            previous = lay_over(coarse, patch, COARSE_FACTOR)[0].numpy()
+        return Question(patch, clicks, previous)
+
+    def _grown(self, name: str, grid: Volume, clicks: tuple[VoxelClick, ...]) -> tuple[Canvas, int]:
+        """A structure of which only clicks are known, as far as it goes on from them."""
+
+        def answer(patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+            return self._decoder.answer(grid.hu, [Question(patch, clicks)])[0]
+
+        def propose(patch: Patch, mask: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
+            return self._decoder.heat(grid.hu, patch, mask, [neighbour])[0]
+
+        grown = grow(
+            name,
+            grid.hu.shape,
+            clicks,
+            answer,
+            propose if self.cross_patch else None,
+            self.settings.growth,
+        )
+        return grown.canvas.touched(), grown.cubes
 
     def _settle(
-        self, name: str, label: int, merger: Merger, clicks: int, label_map: LabelMap, grid: Volume
+        self, name: str, label: int, canvas: Canvas, clicks: int, label_map: LabelMap, grid: Volume
     ) -> Finding:
         """Believe the refined mask or fall back on the coarse one, and enter it into the label map."""
-        probability, status, reason = merger.probability(), Status.OK, None
-        mask, coarse = probability > 0.5, merger.coarse > 0.5
-        overlap, refined, localized = int((mask & coarse).sum()), int(mask.sum()), int(coarse.sum())
-        dice = 2 * overlap / max(1, refined + localized)
-        low, high = self.settings.volume_ratio
-        if localized and (dice < self.settings.least_dice or not low <= refined / localized <= high):
-            probability, mask, status = merger.coarse, coarse, Status.COARSE
-            reason = "REFINEMENT_REJECTED"
-        probability = within_intensity(name, probability, grid.hu[merger.box])
+        probability, status, reason = canvas.probability(), Status.OK, None
+        if canvas.coarse is not None and not self._believed(probability > 0.5, canvas.coarse > 0.5):
+            probability, status, reason = canvas.coarse, Status.COARSE, "REFINEMENT_REJECTED"
+        probability = within_intensity(name, probability, grid.hu[canvas.box])
         mask = probability > 0.5
-        label_map.claim(label, merger.box, probability, mask)
+        label_map.claim(label, canvas.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml
         confidence = float(probability[mask].mean()) if mask.any() else None
         return Finding(status, reason, clicks, confidence, soft)
+
+    def _believed(self, refined: NDArray[np.bool_], coarse: NDArray[np.bool_]) -> bool:
+        """Whether a refined mask is near enough to the coarse one that asked for it."""
+        overlap, mine, localized = int((refined & coarse).sum()), int(refined.sum()), int(coarse.sum())
+        if localized == 0:
+            return True
+        low, high = self.settings.volume_ratio
+        dice = 2 * overlap / (mine + localized)
+        return dice >= self.settings.least_dice and low <= mine / localized <= high
+
+
+def _on_grid(clicks: Sequence[Click], grid: Volume) -> tuple[VoxelClick, ...]:
+    """Clicks as voxels of the model grid; those outside move to the nearest voxel inside."""
+    if not clicks:
+        return ()
+    index = grid.geometry.to_index_zyx(np.array([click.xyz_mm for click in clicks]))
+    inside = np.clip(np.floor(index + 0.5).astype(int), 0, np.array(grid.hu.shape) - 1)
+    return tuple(
+        VoxelClick((int(z), int(y), int(x)), click.positive)
+        for (z, y, x), click in zip(inside, clicks, strict=True)
+    )
 
 
 class _Clock:

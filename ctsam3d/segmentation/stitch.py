@@ -22,34 +22,82 @@ def centre_weight() -> NDArray[np.float32]:
     return weight / np.float32(weight.max())
 
 
-class Merger:
-    """The weighted mean of one structure's cubes over the box that they and its coarse mask span."""
+class Canvas:
+    """The weighted mean of one structure's cubes over a box of the model grid.
+
+    Attributes:
+        box: the part of the grid that it spans.
+        sums: float32 (z, y, x) over the box, weighted probabilities.
+        weights: likewise, of all cubes so far. Pages of an array that no cube touches take no memory.
+        coarse: float32 likewise, the coarse probability that holds where no cube reaches, or None.
+        own_weight: (64, 64, 64), how far each voxel of a cube is believed.
+        mask_voxels: above one half by now, where cubes reach.
+    """
 
     def __init__(
-        self, coarse: NDArray[np.float32], patches: list[Patch], shape: tuple[int, int, int], factor: int
-    ):
-        self.box = _spanned(coarse, patches, shape, factor)
+        self,
+        shape: tuple[int, int, int],
+        box: Box | None = None,
+        coarse: NDArray[np.float32] | None = None,
+    ) -> None:
+        whole = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+        self.shape, self.box, self.coarse = shape, box or whole, coarse
         size = tuple(s.stop - s.start for s in self.box)
-        self.weights: NDArray[np.float32] = np.full(size, _COARSE_WEIGHT, dtype=np.float32)
-        self.coarse = _upsampled(coarse, self.box, factor)
-        self.sums: NDArray[np.float32] = np.multiply(self.coarse, _COARSE_WEIGHT, dtype=np.float32)
-        self.shape, self.left = shape, len(patches)
+        self.sums: NDArray[np.float32] = np.zeros(size, dtype=np.float32)
+        self.weights: NDArray[np.float32] = np.zeros(size, dtype=np.float32)
+        if coarse is not None:
+            self.weights += _COARSE_WEIGHT
+            np.multiply(coarse, _COARSE_WEIGHT, out=self.sums, dtype=np.float32)
+        self.own_weight = centre_weight()
+        self.mask_voxels = 0
 
-    def add(self, patch: Patch, probability: NDArray[np.float32], weight: NDArray[np.float32]) -> bool:
-        """Take one cube in; True once it was the last."""
+    @classmethod
+    def around(
+        cls, coarse: NDArray[np.float32], patches: list[Patch], shape: tuple[int, int, int], factor: int
+    ) -> Canvas:
+        """Over the box that a coarse probability, on blocks of `factor`^3 voxels, and the patches on it span."""
+        box = _spanned(coarse, patches, shape, factor)
+        return cls(shape, box, _upsampled(coarse, box, factor))
+
+    def add(self, patch: Patch, probability: NDArray[np.float32]) -> Box:
+        """Take one cube in; the part of the canvas that it touches."""
         of_volume, of_cube = patch.overlap(self.shape)
-        here = tuple(
+        z, y, x = (
             slice(v.start - b.start, v.stop - b.start) for v, b in zip(of_volume, self.box, strict=True)
         )
-        self.sums[here] += probability[of_cube] * weight[of_cube]
-        self.weights[here] += weight[of_cube]
-        self.left -= 1
-        return self.left == 0
+        here = (z, y, x)
+        before = self._count(here)
+        self.sums[here] += probability[of_cube] * self.own_weight[of_cube]
+        self.weights[here] += self.own_weight[of_cube]
+        self.mask_voxels += self._count(here) - before
+        return here
 
     def probability(self) -> NDArray[np.float32]:
-        """The merged probability over `box`."""
-        merged: NDArray[np.float32] = self.sums / self.weights
+        """The merged probability over `box`; 0 where neither a cube nor a coarse mask reaches."""
+        merged: NDArray[np.float32] = np.divide(
+            self.sums, self.weights, out=np.zeros_like(self.sums), where=self.weights > 0
+        )
         return merged
+
+    def touched(self) -> Canvas:
+        """The same over the part of the box that cubes reach; a canvas of nothing stays as it is."""
+        reached = self.weights > 0
+        spans = []
+        for axis in range(3):
+            found = np.flatnonzero(reached.any(axis=tuple(a for a in range(3) if a != axis)))
+            if not len(found):
+                return self
+            spans.append(slice(int(found[0]), int(found[-1]) + 1))
+        inner = tuple(spans)
+        z, y, x = (slice(b.start + s.start, b.start + s.stop) for b, s in zip(self.box, spans, strict=True))
+        part = Canvas(self.shape, (z, y, x))
+        part.sums, part.weights = self.sums[inner], self.weights[inner]
+        part.mask_voxels = self.mask_voxels
+        part.coarse = None if self.coarse is None else self.coarse[inner]
+        return part
+
+    def _count(self, here: Box) -> int:
+        return int(np.count_nonzero(self.sums[here] > 0.5 * self.weights[here]))
 
 
 class LabelMap:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ctsam3d.anatomy.localized import LOCALIZED
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_volume
@@ -15,7 +14,8 @@ from ctsam3d.imaging.resample import to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, load
 from ctsam3d.outcome import Status
-from ctsam3d.segmentation.segmenter import LOCALIZER_FILE, ModelOutputInvalid, Segmenter, weights_path
+from ctsam3d.segmentation.decoder import ModelOutputInvalid
+from ctsam3d.segmentation.segmenter import LOCALIZER_FILE, Segmenter, weights_path
 
 ABDOMEN = Path(__file__).parents[2] / "demo" / "studies" / "totalseg_abdomen"
 STRUCTURES = ("liver", "spleen", "brain")
@@ -104,12 +104,14 @@ class _Constant(nn.Module):
 
 def _with_constant(segmenter: Segmenter, value: float) -> Segmenter:
     model = _Constant(segmenter.model, value)
-    return Segmenter(model, segmenter.localizer, torch.device("cpu"), "0" * 64, True, segmenter.settings)
+    return Segmenter(
+        model, segmenter.localizer, torch.device("cpu"), "0" * 64, {"coarse_prompt": True}, segmenter.settings
+    )
 
 
 def test_what_is_there_does_not_depend_on_what_is_asked_for(segmenter: Segmenter, abdomen: Volume) -> None:
     grid = to_model_grid(abdomen)
-    together = segmenter.localizer.locate(grid, LOCALIZED)
+    together = segmenter.localizer.locate(grid, segmenter.structures)
     for name in ("liver", "femur_left", "brainstem"):
         assert set(segmenter.localizer.locate(grid, [name])) == {name} & set(together)
 
@@ -131,7 +133,7 @@ def test_numbers_that_are_none_are_never_thresholded(segmenter: Segmenter, abdom
 
 def test_an_image_of_air_has_no_structures(segmenter: Segmenter) -> None:
     air = Volume(np.full((20, 40, 40), -1000, dtype=np.int16), Geometry.from_spacing((20, 40, 40), (4, 4, 4)))
-    found = segmenter.segment(air, LOCALIZED)
+    found = segmenter.segment(air, segmenter.structures)
     assert not found.labels.any() and {f.status for f in found.findings.values()} == {Status.ABSENT}
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ctsam3d.network.config import CUBE_VOXELS
-from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_at
-from ctsam3d.segmentation.stitch import LabelMap, Merger, centre_weight
+from ctsam3d.segmentation.patches import Patch, cut, lay_over, patch_around, patch_at
+from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
 FACTOR = 4
 
@@ -29,8 +29,7 @@ def test_a_cube_holds_the_volume_inside_and_air_outside(origin: tuple[int, int, 
 
 def test_the_click_is_the_centre_of_its_coarse_voxel() -> None:
     patch = patch_at("liver", np.array([9, 10, 11]), FACTOR)
-    x, y, z = patch.click_xyz
-    assert [patch.origin_zyx[0] + z, patch.origin_zyx[1] + y, patch.origin_zyx[2] + x] == [38, 42, 46]
+    assert patch.click_zyx == (38, 42, 46) == patch_around("liver", (38, 42, 46)).click_zyx
 
 
 def test_coarse_probabilities_lie_over_a_cube_where_they_lie_in_the_volume() -> None:
@@ -51,28 +50,26 @@ def test_merged_cubes_reproduce_a_field_they_all_saw() -> None:
     coarse = np.zeros((25, 23, 20), dtype=np.float32)
     coarse[5:20, 5:18, 5:15] = 1
     patches = [Patch("liver", o) for o in itertools.product((0, 40), (0, 30), (-5, 30))]
-    merger = Merger(coarse, patches, shape, FACTOR)
-    ends = []
+    canvas = Canvas.around(coarse, patches, shape, FACTOR)
     for patch in patches:
         of_volume, of_cube = patch.overlap(shape)
         cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
         cube[of_cube] = field[of_volume]
-        ends.append(merger.add(patch, cube, centre_weight()))
-    assert ends == [False] * 7 + [True]
-    seen = merger.weights > 0.01
-    assert np.abs(merger.probability() - field[merger.box])[seen].max() < 0.1
-    assert np.abs(merger.probability() - field[merger.box])[merger.weights > 0.5].max() < 2e-3
+        canvas.add(patch, cube)
+    seen = canvas.weights > 0.01
+    assert np.abs(canvas.probability() - field[canvas.box])[seen].max() < 0.1
+    assert np.abs(canvas.probability() - field[canvas.box])[canvas.weights > 0.5].max() < 2e-3
 
 
 def test_where_no_cube_reaches_the_coarse_mask_holds() -> None:
     coarse = np.zeros((40, 10, 10), dtype=np.float32)
     coarse[2:38] = 1
     patch = Patch("aorta", (0, 0, 0))
-    merger = Merger(coarse, [patch], (160, 40, 40), FACTOR)
-    merger.add(patch, np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32), centre_weight())
-    merged = merger.probability()
-    assert merged[100 - merger.box[0].start].min() == pytest.approx(1)
-    assert merged[20 - merger.box[0].start].max() < 0.05
+    canvas = Canvas.around(coarse, [patch], (160, 40, 40), FACTOR)
+    canvas.add(patch, np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32))
+    merged = canvas.probability()
+    assert merged[100 - canvas.box[0].start].min() == pytest.approx(1)
+    assert merged[20 - canvas.box[0].start].max() < 0.05
 
 
 def test_the_more_probable_structure_has_the_voxel_in_any_order() -> None:

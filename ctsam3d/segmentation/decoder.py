@@ -1,0 +1,125 @@
+"""Ask the network about cubes of a volume: patches with their clicks in, probabilities out, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctsam3d.network import click_maps, windows
+from ctsam3d.network.config import CUBE_VOXELS
+from ctsam3d.network.model import CtSam3d
+from ctsam3d.segmentation.patches import Patch, cut
+
+
+class ModelOutputInvalid(Exception):
+    """The network answered with numbers that are none (NaN or infinite)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelClick:
+    """A click on the model grid.
+
+    Attributes:
+        zyx: model voxel, may lie outside a cube.
+        positive: in the structure or beside it.
+    """
+
+    zyx: tuple[int, int, int]
+    positive: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What is asked of one cube.
+
+    Attributes:
+        patch: the cube.
+        clicks: on the model grid; those outside the cube are left out.
+        previous: float32 (64, 64, 64), an earlier answer or a coarse probability, or None.
+    """
+
+    patch: Patch
+    clicks: tuple[VoxelClick, ...]
+    previous: NDArray[np.float32] | None = None
+
+    def inside(self) -> list[tuple[tuple[float, float, float], int]]:
+        """(x, y, z) voxels of the cube and label of each click that lies in it."""
+        found = []
+        for click in self.clicks:
+            z, y, x = (c - o for c, o in zip(click.zyx, self.patch.origin_zyx, strict=True))
+            if all(0 <= i < CUBE_VOXELS for i in (z, y, x)):
+                kind = click_maps.POSITIVE if click.positive else click_maps.NEGATIVE
+                found.append(((float(x), float(y), float(z)), kind))
+        return found
+
+
+class CubeDecoder:
+    """The cube network over one volume at a time; keeps nothing between calls."""
+
+    def __init__(self, model: CtSam3d, device: torch.device, batch: int) -> None:
+        self.model, self.device, self.batch = model, device, batch
+
+    @torch.inference_mode()
+    def answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:
+        """Probabilities (n, 64, 64, 64), one cube for each question.
+
+        Args:
+            hu: (z, y, x) on the model grid.
+            questions: each with at least one click in its cube or a previous answer.
+
+        Raises:
+            ModelOutputInvalid: an answer was not finite.
+        """
+        parts = [
+            self._answer(hu, questions[start : start + self.batch])
+            for start in range(0, len(questions), self.batch)
+        ]
+        return np.concatenate(parts)
+
+    def _answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:
+        cubes = self._cubes(hu, [question.patch for question in questions])
+        inside = [question.inside() for question in questions]
+        most = max(1, *(len(clicks) for clicks in inside))
+        clicks = torch.zeros((len(questions), most, 3))
+        labels = torch.full((len(questions), most), click_maps.PADDING)
+        for row, found in enumerate(inside):
+            for column, (xyz, kind) in enumerate(found):
+                clicks[row, column], labels[row, column] = torch.tensor(xyz), kind
+        previous = None
+        if any(question.previous is not None for question in questions):
+            none = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+            laid = [none if q.previous is None else q.previous for q in questions]
+            previous = torch.from_numpy(np.stack(laid))[:, None].to(self.device)
+        answer = self.model.decode(
+            self.model.embed(cubes), clicks.to(self.device), labels.to(self.device), previous
+        )
+        if not torch.isfinite(answer).all():
+            raise ModelOutputInvalid("the network's probabilities are not finite")
+        return answer[:, 0].cpu().numpy()
+
+    @torch.inference_mode()
+    def heat(
+        self, hu: NDArray[np.generic], patch: Patch, mask: NDArray[np.float32], neighbours: Sequence[Patch]
+    ) -> NDArray[np.float32]:
+        """Where cross-patch prompting would click in each neighbour of a segmented cube: (n, 64, 64, 64).
+
+        Args:
+            hu: (z, y, x) on the model grid.
+            patch: the segmented cube.
+            mask: float32 (64, 64, 64), its probabilities.
+            neighbours: cubes that overlap it or touch it.
+        """
+        cubes = self._cubes(hu, [patch, *neighbours])
+        count = len(neighbours)
+        own = cubes[:1].expand(count, -1, -1, -1, -1)
+        masks = torch.from_numpy(mask).to(self.device)[None, None].expand(count, -1, -1, -1, -1)
+        return self.model.propose_click(own, masks, cubes[1:])[:, 0].cpu().numpy()
+
+    def _cubes(self, hu: NDArray[np.generic], patches: Sequence[Patch]) -> torch.Tensor:
+        """(n, C, 64, 64, 64) windows of HU."""
+        cut_out = torch.from_numpy(np.stack([cut(hu, patch) for patch in patches])).to(self.device)
+        return windows.apply(cut_out, self.model.config.windows_hu).transpose(0, 1)

@@ -1,0 +1,248 @@
+"""Grow one structure from cube to cube: first clicks in, the mask of the whole structure out.
+
+1. Each first click is the centre of a cube; its answer is merged into the structure's canvas.
+2. Where the mask reaches beyond what cubes have seen well (more than `reach_blocks` blocks from every centre), the
+   structure may go on. The block around which most of this frontier lies is where to look next.
+3. A proposer may say where to click there instead (cross-patch prompting): a peak in the cube around that block. No
+   peak worth the name: the frontier around it is closed, the structure ends there.
+4. The new cube's answer must agree with what is known of the part that it shares with it, or it is dropped and its
+   frontier closed: this is what keeps a leak from running through the body.
+5. Until the frontier is empty, or the number of cubes or the volume of the mask reaches its bound.
+
+The order of steps depends on the volume and the clicks alone, so the same input gives the same mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ctsam3d.network.config import CUBE_VOXELS
+from ctsam3d.prompting.prompt import COARSE_FACTOR
+from ctsam3d.prompting.seeds import box_sums
+from ctsam3d.segmentation.decoder import VoxelClick
+from ctsam3d.segmentation.patches import Patch, patch_around
+from ctsam3d.segmentation.stitch import Canvas
+
+_CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How far and how boldly a structure may grow.
+
+    Attributes:
+        reach_blocks: a block of 4^3 voxels is seen well by a cube whose centre is within so many blocks along each
+            axis; the cube itself reaches 8.
+        most_cubes: decoded at most.
+        least_agreement: Dice of a new cube and what is known of the part that they share, below which it is dropped.
+        least_peak: of a proposed heat map, below which the structure is taken to end.
+    """
+
+    reach_blocks: int = 6
+    most_cubes: int = 200
+    least_agreement: float = 0.5
+    least_peak: float = 0.15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grown:
+    """A structure as far as it grew.
+
+    Attributes:
+        canvas: its merged probabilities.
+        cubes: how many were decoded.
+        dropped: of those, how many disagreed with what was known.
+        bounded: it met a bound, so that there may be more of it.
+        centres: the cubes that were merged, in order.
+    """
+
+    canvas: Canvas
+    cubes: int
+    dropped: int
+    bounded: bool
+    centres: tuple[Patch, ...]
+
+
+Answer = Callable[[Patch, tuple[VoxelClick, ...]], NDArray[np.float32]]
+"""(cube, clicks) -> probabilities (64, 64, 64)."""
+
+Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
+"""(segmented cube, its probabilities, neighbouring cube) -> heat map (64, 64, 64) in the neighbour's frame."""
+
+
+def grow(
+    name: str,
+    shape: tuple[int, int, int],
+    clicks: Sequence[VoxelClick],
+    answer: Answer,
+    propose: Propose | None,
+    settings: Growth,
+    most_voxels: int | None = None,
+) -> Grown:
+    """The whole structure that the clicks point at.
+
+    Args:
+        name: of the structure.
+        shape: of the model grid, (z, y, x).
+        clicks: at least one positive; each positive one starts a cube, all count in every cube they lie in.
+        answer: decodes one cube.
+        propose: cross-patch prompting, or None to click on the frontier itself.
+        settings: bounds and gates.
+        most_voxels: of the mask, beyond which it has leaked for certain.
+    """
+    growing = _Growing(name, shape, tuple(clicks), answer, settings)
+    for click in clicks:
+        if click.positive and not growing.is_seen(click.zyx):
+            growing.take(click.zyx, trusted=True)
+    bounded = False
+    while (block := growing.next_block()) is not None:
+        voxels = growing.canvas.mask_voxels
+        if growing.cubes >= settings.most_cubes or (most_voxels is not None and voxels > most_voxels):
+            bounded = True
+            break
+        centre = growing.clearest(block)
+        if propose is not None:
+            proposed = growing.proposed(block, propose)
+            if proposed is None:
+                growing.close(block)
+                continue
+            centre = proposed
+        # dropped, or its centre lies so far off that it does not see the block well either
+        if not growing.take(centre, trusted=False) or growing.is_open(block):
+            growing.close(block)
+    return Grown(growing.canvas, growing.cubes, growing.dropped, bounded, tuple(growing.merged))
+
+
+class _Growing:
+    """The state of one growth: what is known, where cubes are, and which blocks are done with."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        clicks: tuple[VoxelClick, ...],
+        answer: Answer,
+        settings: Growth,
+    ) -> None:
+        self.name, self.clicks, self.answer, self.settings = name, clicks, answer, settings
+        self.shape = shape
+        self.canvas = Canvas(shape)
+        blocks = tuple(-(-n // COARSE_FACTOR) for n in shape)
+        self.filled = np.zeros(blocks, dtype=np.float32)  # share of each block's voxels in the mask
+        self.seen = np.zeros(blocks, dtype=bool)
+        self.merged: dict[Patch, NDArray[np.bool_]] = {}  # with each cube's own mask
+        self.cubes = self.dropped = 0
+
+    def is_seen(self, zyx: tuple[int, int, int]) -> bool:
+        return bool(self.seen[tuple(i // COARSE_FACTOR for i in zyx)])
+
+    def is_open(self, block: tuple[int, int, int]) -> bool:
+        return bool(self.filled[block] >= _CLEAR_BLOCK and not self.seen[block])
+
+    def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The voxel of a block that is in the mask most certainly."""
+        start = [b * COARSE_FACTOR for b in block]
+        here = tuple(slice(a, a + COARSE_FACTOR) for a in start)
+        probability = self.canvas.sums[here] / np.maximum(self.canvas.weights[here], 1e-9)
+        z, y, x = (
+            int(a + i)
+            for a, i in zip(
+                start, np.unravel_index(int(probability.argmax()), probability.shape), strict=True
+            )
+        )
+        return z, y, x
+
+    def next_block(self) -> tuple[int, int, int] | None:
+        """The open block around which most blocks are open; of several the fullest, then the first."""
+        open_blocks = (self.filled >= _CLEAR_BLOCK) & ~self.seen
+        found = ndimage.find_objects(open_blocks.view(np.uint8))
+        if not found:
+            return None
+        box = found[0]
+        score = box_sums(open_blocks[box], self.settings.reach_blocks) + 0.5 * self.filled[box]
+        score[~open_blocks[box]] = -1
+        z, y, x = np.unravel_index(int(score.argmax()), score.shape)
+        return int(z) + box[0].start, int(y) + box[1].start, int(x) + box[2].start
+
+    def close(self, block: tuple[int, int, int]) -> None:
+        """Look no further at a block and those around it."""
+        self.seen[_box(block, 1)] = True
+
+    def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
+        """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it."""
+        neighbour = patch_around(self.name, self.clearest(block))
+        gaps = [
+            max(abs(a - b) for a, b in zip(p.origin_zyx, neighbour.origin_zyx, strict=True))
+            for p in self.merged
+        ]
+        patch, mask = list(self.merged.items())[int(np.argmin(gaps))]
+        heat = propose(patch, mask.astype(np.float32), neighbour)
+        of_volume, of_cube = neighbour.overlap(self.shape)
+        inside = heat[of_cube]
+        if inside.max() < self.settings.least_peak:
+            return None
+        peak = np.unravel_index(int(inside.argmax()), inside.shape)
+        z, y, x = (int(s.start + p) for s, p in zip(of_volume, peak, strict=True))
+        return z, y, x
+
+    def take(self, centre: tuple[int, int, int], *, trusted: bool) -> bool:
+        """Decode the cube around a click and merge it; False if it contradicts what is known."""
+        patch = patch_around(self.name, centre)
+        probability = self.answer(patch, (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre)))
+        self.cubes += 1
+        if not trusted and self._agreement(patch, probability) < self.settings.least_agreement:
+            self.dropped += 1
+            return False
+        touched = self.canvas.add(patch, probability)
+        self.merged[patch] = probability > 0.5
+        self._update(touched)
+        block = tuple(i // COARSE_FACTOR for i in centre)
+        self.seen[_box(block, self.settings.reach_blocks)] = True
+        return True
+
+    def _agreement(self, patch: Patch, probability: NDArray[np.float32]) -> float:
+        """Dice of a cube and the canvas where both are to be believed."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        known = self.canvas.weights[of_volume] > _SURE_WEIGHT
+        own = (self.canvas.own_weight[of_cube] > _SURE_WEIGHT) & known
+        if not own.any():
+            return 1.0
+        there = (self.canvas.sums[of_volume] > 0.5 * self.canvas.weights[of_volume]) & own
+        here = (probability[of_cube] > 0.5) & own
+        total = int(there.sum()) + int(here.sum())
+        return 2 * int((there & here).sum()) / total if total else 0.0
+
+    def _update(self, touched: tuple[slice, slice, slice]) -> None:
+        """How full blocks are, where a cube was merged."""
+        low = [s.start // COARSE_FACTOR for s in touched]
+        high = [-(-s.stop // COARSE_FACTOR) for s in touched]
+        voxels = tuple(slice(a * COARSE_FACTOR, b * COARSE_FACTOR) for a, b in zip(low, high, strict=True))
+        mask = self.canvas.sums[voxels] > 0.5 * self.canvas.weights[voxels]
+        padded = np.pad(mask, [(0, (-n) % COARSE_FACTOR) for n in mask.shape])
+        f = COARSE_FACTOR
+        z, y, x = (n // f for n in padded.shape)
+        share = padded.reshape(z, f, y, f, x, f).mean(axis=(1, 3, 5), dtype=np.float32)
+        self.filled[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = share
+
+
+_SURE_WEIGHT = 0.02  # of a cube's vote: its outermost voxels have less
+
+
+def _box(block: tuple[int, ...], reach: int) -> tuple[slice, ...]:
+    return tuple(slice(max(0, b - reach), b + reach + 1) for b in block)
+
+
+def fewest_cubes(mask: NDArray[np.bool_]) -> int:
+    """A lower bound on the cubes that cover a mask (z, y, x): what its voxels need, or its extent along an axis."""
+    if not mask.any():
+        return 0
+    extents = [
+        np.ptp(np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))) + 1
+        for axis in range(3)
+    ]
+    return max(-(-int(mask.sum()) // CUBE_VOXELS**3), *(-(-int(n) // CUBE_VOXELS) for n in extents))

@@ -1,0 +1,142 @@
+"""One click grows to the whole of a structure much larger than a cube, and no further."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ctsam3d.network.config import CUBE_VOXELS
+from ctsam3d.segmentation.decoder import VoxelClick
+from ctsam3d.segmentation.grow import Answer, Grown, Growth, fewest_cubes, grow
+from ctsam3d.segmentation.patches import Patch
+
+SHAPE = (200, 190, 180)
+Z, Y, X = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+
+
+def ball() -> NDArray[np.bool_]:
+    return (Z - 100) ** 2 + (Y - 95) ** 2 + (X - 90) ** 2 < 80**2
+
+
+def tube() -> NDArray[np.bool_]:
+    """A helix of 5 voxels' radius that runs through the whole height."""
+    angle = Z / 200 * 2 * np.pi
+    return (Y - 95 - 60 * np.sin(angle)) ** 2 + (X - 90 - 60 * np.cos(angle)) ** 2 < 5**2
+
+
+def two_lobes() -> NDArray[np.bool_]:
+    """Two balls, joined by a bridge 12 voxels thick."""
+    one = (Z - 45) ** 2 + (Y - 95) ** 2 + (X - 90) ** 2 < 40**2
+    other = (Z - 155) ** 2 + (Y - 95) ** 2 + (X - 90) ** 2 < 40**2
+    bridge = ((Y - 95) ** 2 + (X - 90) ** 2 < 6**2) & (Z > 40) & (Z < 160)
+    return one | other | bridge
+
+
+def knowing(truth: NDArray[np.bool_], seen: NDArray[np.int64] | None = None) -> Answer:
+    """A network that is always right."""
+
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+        assert clicks[0].zyx == patch.click_zyx and truth[clicks[0].zyx]
+        cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        of_volume, of_cube = patch.overlap(truth.shape)
+        cube[of_cube] = truth[of_volume]
+        if seen is not None:
+            seen[of_volume] += 1
+        return cube
+
+    return answer
+
+
+def mask_of(grown: Grown) -> NDArray[np.bool_]:
+    return grown.canvas.probability() > 0.5
+
+
+@pytest.mark.parametrize("shape", [ball, tube, two_lobes])
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_every_voxel_is_reached_from_one_click_wherever_it_is(
+    shape: Callable[[], NDArray[np.bool_]], at: float
+) -> None:
+    truth = shape()
+    inside = np.argwhere(truth)
+    click = VoxelClick(tuple(int(i) for i in inside[int(at * (len(inside) - 1))]))  # type: ignore[arg-type]
+    seen = np.zeros(SHAPE, dtype=np.int64)
+    grown = grow("liver", SHAPE, [click], knowing(truth, seen), None, Growth())
+
+    assert np.array_equal(mask_of(grown), truth)
+    assert not grown.bounded and grown.dropped == 0
+    assert fewest_cubes(truth) <= grown.cubes <= 12 * fewest_cubes(truth)
+    # a stride of 7 blocks in cubes of 16: every voxel lies in a few cubes, never in dozens
+    assert seen[truth].min() >= 1 and seen[truth].mean() < 20
+
+
+def test_growing_is_the_same_every_time() -> None:
+    truth = two_lobes()
+    click = [VoxelClick((45, 95, 90))]
+    runs = [grow("liver", SHAPE, click, knowing(truth), None, Growth()) for _ in range(2)]
+    assert [p.origin_zyx for p in runs[0].centres] == [p.origin_zyx for p in runs[1].centres]
+
+
+def test_a_part_that_no_cube_can_bridge_needs_its_own_click() -> None:
+    truth = two_lobes() & ((Z < 60) | (Z > 140))
+    first, second = VoxelClick((45, 95, 90)), VoxelClick((155, 95, 90))
+    alone = mask_of(grow("liver", SHAPE, [first], knowing(truth), None, Growth()))
+    both = mask_of(grow("liver", SHAPE, [first, second], knowing(truth), None, Growth()))
+    assert alone[truth & (Z < 60)].all() and both[truth].all()
+    assert not alone[truth & (Z > 160)].any()
+
+
+def test_a_leak_is_dropped_where_cubes_disagree() -> None:
+    """Past z = 120 the network takes everything for the structure unless it is clicked on within it."""
+    truth = ball() & (Z < 100)
+
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+        cube = knowing(truth)(patch, clicks)
+        z = np.arange(CUBE_VOXELS) + patch.origin_zyx[0]
+        if patch.click_zyx[0] > 90:  # near the border the answer is the complement of the truth
+            cube = 1 - cube
+            cube[z < 0] = 0
+        return cube
+
+    grown = grow("liver", SHAPE, [VoxelClick((60, 95, 90))], answer, None, Growth())
+    assert grown.dropped > 0
+    assert not mask_of(grown)[Z[:, 0, 0] > 130].any()
+
+
+def test_growth_is_bounded() -> None:
+    def everything(patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+        return np.ones((CUBE_VOXELS,) * 3, dtype=np.float32)
+
+    click = [VoxelClick((100, 95, 90))]
+    by_cubes = grow("liver", SHAPE, click, everything, None, Growth(most_cubes=5))
+    by_volume = grow("liver", SHAPE, click, everything, None, Growth(), most_voxels=10**6)
+    assert by_cubes.bounded and by_cubes.cubes == 5
+    assert by_volume.bounded and by_volume.canvas.mask_voxels < 2.5e6
+    free = grow("liver", SHAPE, click, everything, None, Growth(most_cubes=1000))
+    assert not free.bounded and mask_of(free).all()
+
+
+def test_cross_patch_prompting_says_where_to_click_and_where_the_structure_ends() -> None:
+    truth = tube()
+    inside = np.argwhere(truth)
+    proposals = []
+
+    def propose(patch: Patch, probability: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
+        """The deepest point of the truth in the neighbour, but nothing beyond z = 150."""
+        heat = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        of_volume, of_cube = neighbour.overlap(SHAPE)
+        here = truth[of_volume] & (Z[of_volume[0]] <= 150)
+        if here.any():
+            depth = np.zeros((CUBE_VOXELS,) * 3)
+            depth[of_cube] = here * (1 + np.arange(here.shape[0])[:, None, None])
+            heat[np.unravel_index(depth.argmax(), heat.shape)] = 1
+        proposals.append(neighbour.origin_zyx)
+        return heat
+
+    click = VoxelClick(tuple(int(i) for i in inside[0]))  # type: ignore[arg-type]
+    grown = grow("aorta", SHAPE, [click], knowing(truth), propose, Growth())
+    mask = mask_of(grown)
+    assert proposals and mask[truth & (Z < 150)].all()
+    assert not mask[truth & (Z > 150 + CUBE_VOXELS // 2 + 1)].any()
