@@ -1,10 +1,11 @@
-"""Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | export | evaluate`.
+"""Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | cross_patch | export`.
 
-prepare   case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
-localizer cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
-cubes     cache -> run folder of the cube network          (likewise)
-export    run folder -> safetensors with facts of the training
-evaluate  case folders -> Dice per structure, of the coarse and of the refined masks
+prepare     case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
+localizer   cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
+cubes       cache -> run folder of the cube network          (likewise)
+cross_patch cache -> run folder of its cross-patch part      (likewise)
+export      run folder -> safetensors with facts of the training
+evaluate    case folders -> Dice per structure, of the coarse and of the refined masks
 """
 
 from __future__ import annotations
@@ -102,6 +103,29 @@ def _cubes(options: argparse.Namespace) -> None:
     )
 
 
+def _cross_patch(options: argparse.Namespace) -> None:
+    from ctsam3d.network import cross_patch
+    from ctsam3d.network.config import config_of
+    from ctsam3d.training.cross_patch import CrossPatchPairs, CrossPatchValidation, cross_patch_loss
+    from ctsam3d.training.cubes import CubeSamples, Mixture
+
+    torch.manual_seed(options.seed)
+    config = config_of(options.size)
+    left_out, folder = _left_out(options), options.cache / "cubes"
+    samples = CubeSamples.from_cache(folder, lambda name: not left_out(name), config.windows_hu)
+    kept_aside = CubeSamples.from_cache(folder, left_out, config.windows_hu, Mixture(synthetic=0))
+    train(
+        cross_patch.build(config),
+        CrossPatchPairs(samples).draw,
+        cross_patch_loss,
+        _schedule(options, 1e-3, 4, 0.995),
+        options.run,
+        torch.device(options.device),
+        options.seconds,
+        CrossPatchValidation(CrossPatchPairs(kept_aside)),
+    )
+
+
 def _export(options: argparse.Namespace) -> None:
     from ctsam3d.anatomy.localized import CLASSES
     from ctsam3d.network import build, checkpoint
@@ -120,9 +144,12 @@ def _export(options: argparse.Namespace) -> None:
     else:
         network = build(options.network)
         network.load_state_dict(state["average"])
-        checkpoint.save(
-            options.out, network, {"coarse_prompt": True, **facts}, licence=_LICENCE, dtype=torch.float16
-        )
+        trained = {"coarse_prompt": True, "cross_patch": options.cross_patch is not None}
+        if options.cross_patch is not None:
+            predictor = torch.load(options.cross_patch / "state.pt", map_location="cpu", weights_only=True)
+            network.cpp_predictor.load_state_dict(predictor["average"])
+            trained["cross_patch_steps"] = predictor["step"]
+        checkpoint.save(options.out, network, {**trained, **facts}, licence=_LICENCE, dtype=torch.float16)
     print(options.out)
 
 
@@ -143,7 +170,7 @@ def main() -> None:
     prepare.add_argument("cache", type=Path)
     prepare.set_defaults(run_command=_prepare)
 
-    for name, command in (("localizer", _localizer), ("cubes", _cubes)):
+    for name, command in (("localizer", _localizer), ("cubes", _cubes), ("cross_patch", _cross_patch)):
         training = commands.add_parser(name)
         training.add_argument("cache", type=Path)
         training.add_argument("run", type=Path, help="holds state.pt and log.csv; resumed if it does")
@@ -159,7 +186,7 @@ def main() -> None:
             "--seconds", type=float, default=None, help="stop at a checkpoint after so long"
         )
         training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        if name == "cubes":
+        if name != "localizer":
             training.add_argument("--size", default="nano")
         training.set_defaults(run_command=command)
 
@@ -167,6 +194,7 @@ def main() -> None:
     export.add_argument("run", type=Path)
     export.add_argument("network", help="localizer, or the size of a cube network")
     export.add_argument("out", type=Path)
+    export.add_argument("--cross-patch", type=Path, help="run folder of a cube network's cross-patch part")
     export.add_argument("--facts", default="{}", help="JSON object added to the file's training facts")
     export.set_defaults(run_command=_export)
 

@@ -8,7 +8,7 @@ truth. A second round corrects the answer with a click drawn from its errors, as
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,64 +78,94 @@ class CubeSamples:
         cases = [load_case(path) for path in sorted(folder.glob("*.npz")) if wanted(path.stem)]
         return cls(cases, windows_hu, mixture or Mixture())
 
-    def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-        """`cube` (C, z, y, x), `truth`, `known` and `previous` (1, z, y, x), `click_xyz` (1, 3)."""
-        rng = np.random.default_rng(key)
+    def choose(self, rng: np.random.Generator) -> _Place:
+        """A voxel of a structure, each structure as likely as any other, in a real or a painted case."""
         synthetic = rng.random() < self.mixture.synthetic
         pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
         wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
         having = [p for p in pool if wanted in p.places]
         prepared = having[int(rng.integers(len(having)))]
-        case = prepared.case
-        coarse = rng.random() < self.mixture.coarse_prompt
-        off_target = coarse and rng.random() < self.mixture.off_target
         centre = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))].astype(float)
-        if off_target:
-            centre += rng.normal(0, 14 / case.spacing_mm, 3)
-        window = crop_around(case.labels.shape, centre, _REACH_MM / case.spacing_mm)
-        local = centre - [s.start for s in window]
+        return _Place(prepared, wanted, synthetic, centre)
+
+    def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        """`cube` (C, z, y, x), `truth`, `known` and `previous` (1, z, y, x), `click_xyz` (1, 3)."""
+        rng = np.random.default_rng(key)
+        place = self.choose(rng)
+        coarse = rng.random() < self.mixture.coarse_prompt
+        if coarse and rng.random() < self.mixture.off_target:
+            off = rng.normal(0, 14 / place.prepared.case.spacing_mm, 3)
+            place = replace(place, centre_zyx=place.centre_zyx + off)
         # the click is the cube's centre, or off it
         shift = rng.integers(-20, 21, 3) if rng.random() < 0.3 else np.zeros(3, dtype=int)
         grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
-        local = local - (grid[tuple(32 + shift)] / case.spacing_mm)
-        where = (local, case.spacing_mm, grid)
-        ids = sample(case.labels[window], *where, linear=False, outside=255.0).round().astype(np.uint8)
-        if synthetic:
-            hu = self._painted(rng, prepared, window, ids, where)
-        else:
-            assert case.hu is not None
-            hu = sample(case.hu[window], *where, linear=True, outside=-1024.0)
-            if rng.random() < 0.3:
-                hu = change_phase(rng, hu, np.where(ids == 255, np.uint8(0), ids), case.names)
-            if rng.random() < 0.3:
-                hu = thicken(rng, hu, SPACING_MM)
-        hu = jitter_hu(rng, hu, strength=0.7)
-        truth, known = prepared.truth_of[wanted][ids], prepared.known_of[wanted][ids]
-        previous = degrade(rng, truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
+        view = place.view(rng, grid - grid[tuple(32 + shift)])
+        hu = jitter_hu(rng, view.hu, strength=0.7)
+        previous = degrade(rng, view.truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
         click_zyx = 32 + shift
         return {
             "cube": torch.from_numpy(windows.apply(hu, self.windows_hu)),
-            "truth": torch.from_numpy(truth.astype(np.float32))[None],
-            "known": torch.from_numpy(known.astype(np.float32))[None],
+            "truth": torch.from_numpy(view.truth.astype(np.float32))[None],
+            "known": torch.from_numpy(view.known.astype(np.float32))[None],
             "previous": torch.from_numpy(previous)[None],
             "click_xyz": torch.from_numpy(click_zyx[::-1].astype(np.float32).copy())[None],
         }
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What one cube shows: HU, where the structure is, and where that is known. Arrays are (z, y, x)."""
+
+    hu: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A voxel (z, y, x) of a structure in a case, to be looked at as a real or as a painted image."""
+
+    prepared: _Prepared
+    structure: str
+    synthetic: bool
+    centre_zyx: NDArray[np.float64]
+
+    def view(self, rng: np.random.Generator, grid: NDArray[np.float32]) -> View:
+        """The cube whose voxels lie at the place + `grid` (z, y, x, 3) mm.
+
+        Two views drawn from generators in the same state have the same tissues and the same contrast phase.
+        """
+        case = self.prepared.case
+        window = crop_around(case.labels.shape, self.centre_zyx, _REACH_MM / case.spacing_mm)
+        where = (self.centre_zyx - [s.start for s in window], case.spacing_mm, grid)
+        ids = sample(case.labels[window], *where, linear=False, outside=255.0).round().astype(np.uint8)
+        inside = np.where(ids == 255, np.uint8(0), ids)
+        if self.synthetic:
+            hu = self._painted(rng, window, inside, where)
+        else:
+            assert case.hu is not None
+            hu = sample(case.hu[window], *where, linear=True, outside=-1024.0)
+            if rng.random() < 0.3:
+                hu = change_phase(rng, hu, inside, case.names)
+            if rng.random() < 0.3:
+                hu = thicken(rng, hu, SPACING_MM)
+        return View(
+            hu, self.prepared.truth_of[self.structure][ids], self.prepared.known_of[self.structure][ids]
+        )
+
     def _painted(
         self,
         rng: np.random.Generator,
-        prepared: _Prepared,
         window: tuple[slice, slice, slice],
-        ids: NDArray[np.uint8],
+        inside: NDArray[np.uint8],
         where: tuple[NDArray[np.float64], float, NDArray[np.float32]],
     ) -> NDArray[np.float32]:
-        case = prepared.case
+        case = self.prepared.case
         if case.tissue is not None:
             tissue = sample(case.tissue[window], *where, linear=False, outside=0.0).round().astype(np.uint8)
             return paint(rng, tissue, case.tissue_names, SPACING_MM)
-        assert prepared.body_mm is not None
-        body_mm = sample(prepared.body_mm[window], *where, linear=True, outside=60.0).astype(np.uint8)
-        inside = np.where(ids == 255, np.uint8(0), ids)
+        assert self.prepared.body_mm is not None
+        body_mm = sample(self.prepared.body_mm[window], *where, linear=True, outside=60.0).astype(np.uint8)
         return paint(rng, clothe(rng, inside, body_mm), case.names, SPACING_MM)
 
 
