@@ -1,9 +1,10 @@
-"""Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | cross_patch | export`.
+"""Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | cross_patch | plot | export`.
 
 prepare     case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
 localizer   cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
 cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
+plot        run folder -> PNG of losses, validation and speed
 export      run folder -> safetensors with facts of the training
 evaluate    case folders -> Dice per structure, of the coarse and of the refined masks
 """
@@ -13,48 +14,73 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from ctsam3d.training.loop import Schedule, fast_in_half_precision, train
+from ctsam3d.training.recipe import BUNDLED, Recipe, read_recipes
 
-# Never trained on: kept to say honestly how good the weights are.
-LEFT_OUT = ("nsclc_lung1-001",)
-# Grids too coarse to teach 1.5 mm anything; the phantoms have no finer detail than 2 mm.
-_COARSE_CASES = ("openkbp", "cip_ct64", "elastix_lung")
 _LICENCE = "CC-BY-NC-SA-4.0"
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from ctsam3d.training.cases import read_case, save_case
     from ctsam3d.training.localizer import CACHE_SPACING_MM
 
+    coarse = read_recipes(options.recipe).coarse
     for network in ("localizer", "cubes"):
         (options.cache / network).mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in options.data.glob("*/*/labels.json")):
         save_case(read_case(folder, CACHE_SPACING_MM), options.cache / "localizer" / f"{folder.name}.npz")
-        if not folder.name.startswith(_COARSE_CASES):
+        if not _matches(folder.name, coarse):
+            # voxel phantoms have no finer detail than 2 mm
             spacing_mm = 2.0 if folder.name.startswith("icrp") else 1.5
             save_case(read_case(folder, spacing_mm), options.cache / "cubes" / f"{folder.name}.npz")
         print(folder.name, flush=True)
 
 
-def _schedule(options: argparse.Namespace, learning_rate: float, batch: int, ema_decay: float) -> Schedule:
-    half = options.precision == "bfloat16" or (
-        options.precision == "auto" and fast_in_half_precision(torch.device(options.device))
-    )
-    return Schedule(
-        steps=options.steps, batch=options.batch or batch, learning_rate=learning_rate, ema_decay=ema_decay,
-        warm_up_steps=100, seed=options.seed, workers=options.workers, half_precision=half,
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What one training command is to do: the recipe with what the command line changes of it."""
+
+    recipe: Recipe
+    schedule: Schedule
+    trained_on: Callable[[str], bool]
+    kept_aside: Callable[[str], bool]
+    device: torch.device
+
+
+def _plan(options: argparse.Namespace, network: str) -> _Plan:
+    recipes = read_recipes(options.recipe)
+    recipe = recipes.of[network]
+    given = {"steps": options.steps, "batch": options.batch}
+    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    device = torch.device(options.device)
+    half = options.precision == "bfloat16" or (options.precision == "auto" and fast_in_half_precision(device))
+    schedule = Schedule(
+        steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate,
+        warm_up_steps=recipe.warm_up_steps, clip_norm=recipe.clip_norm, ema_decay=recipe.ema_decay,
+        weight_decay=recipe.weight_decay, validate_every=recipe.validate_every, seed=options.seed,
+        workers=options.workers, half_precision=half,
     )  # fmt: skip
-
-
-def _left_out(options: argparse.Namespace) -> Callable[[str], bool]:
-    """Whether a case, by its name, is kept out of training."""
-    patterns = (*LEFT_OUT, *options.leave_out)
-    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    patterns = (*recipes.left_out, *options.leave_out)
+    return _Plan(
+        recipe,
+        schedule,
+        lambda name: not _matches(name, patterns),
+        lambda name: _matches(name, patterns),
+        device,
+    )
 
 
 def _localizer(options: argparse.Namespace) -> None:
@@ -62,21 +88,10 @@ def _localizer(options: argparse.Namespace) -> None:
     from ctsam3d.training.localizer import LocalizerPatches, LocalizerValidation, localizer_loss
 
     torch.manual_seed(options.seed)
-    network = CoarseNetwork()
-    left_out = _left_out(options)
-    patches = LocalizerPatches.from_cache(options.cache / "localizer", lambda name: not left_out(name))
-    kept_aside = LocalizerPatches.from_cache(options.cache / "localizer", left_out, synthetic=0)
-    schedule = _schedule(options, 2e-3, 2, 0.998)
-    train(
-        network,
-        patches.draw,
-        localizer_loss,
-        schedule,
-        options.run,
-        torch.device(options.device),
-        options.seconds,
-        LocalizerValidation(kept_aside),
-    )
+    plan, folder = _plan(options, "localizer"), options.cache / "localizer"
+    patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic)
+    validation = LocalizerValidation(LocalizerPatches.from_cache(folder, plan.kept_aside, synthetic=0))
+    _train(options, plan, CoarseNetwork(), patches.draw, localizer_loss, validation)
 
 
 def _cubes(options: argparse.Namespace) -> None:
@@ -86,21 +101,14 @@ def _cubes(options: argparse.Namespace) -> None:
 
     network = build(options.size)
     initialise(network, options.seed)
-    left_out, windows_hu = _left_out(options), network.config.windows_hu
-    samples = CubeSamples.from_cache(options.cache / "cubes", lambda name: not left_out(name), windows_hu)
-    clicked = Mixture(synthetic=0, coarse_prompt=0)
-    kept_aside = CubeSamples.from_cache(options.cache / "cubes", left_out, windows_hu, clicked)
-    schedule = _schedule(options, 8e-4, 4, 0.998)
-    train(
-        network,
-        samples.draw,
-        cube_loss,
-        schedule,
-        options.run,
-        torch.device(options.device),
-        options.seconds,
-        CubeValidation(kept_aside),
-    )
+    plan, folder, windows_hu = _plan(options, "cubes"), options.cache / "cubes", network.config.windows_hu
+    recipe = plan.recipe
+    mixture = Mixture(recipe.synthetic, recipe.coarse_prompt, recipe.off_target)
+    samples = CubeSamples.from_cache(folder, plan.trained_on, windows_hu, mixture)
+    clicked = Mixture(synthetic=0, coarse_prompt=0, off_target=0)
+    kept_aside = CubeSamples.from_cache(folder, plan.kept_aside, windows_hu, clicked)
+    loss = partial(cube_loss, rounds=recipe.rounds)
+    _train(options, plan, network, samples.draw, loss, CubeValidation(kept_aside))
 
 
 def _cross_patch(options: argparse.Namespace) -> None:
@@ -110,20 +118,26 @@ def _cross_patch(options: argparse.Namespace) -> None:
     from ctsam3d.training.cubes import CubeSamples, Mixture
 
     torch.manual_seed(options.seed)
-    config = config_of(options.size)
-    left_out, folder = _left_out(options), options.cache / "cubes"
-    samples = CubeSamples.from_cache(folder, lambda name: not left_out(name), config.windows_hu)
-    kept_aside = CubeSamples.from_cache(folder, left_out, config.windows_hu, Mixture(synthetic=0))
-    train(
-        cross_patch.build(config),
-        CrossPatchPairs(samples).draw,
-        cross_patch_loss,
-        _schedule(options, 1e-3, 4, 0.995),
-        options.run,
-        torch.device(options.device),
-        options.seconds,
-        CrossPatchValidation(CrossPatchPairs(kept_aside)),
-    )
+    plan, folder, config = _plan(options, "cross_patch"), options.cache / "cubes", config_of(options.size)
+    painted, real = (Mixture(synthetic, 0, 0) for synthetic in (plan.recipe.synthetic, 0))
+    samples = CubeSamples.from_cache(folder, plan.trained_on, config.windows_hu, painted)
+    kept_aside = CubeSamples.from_cache(folder, plan.kept_aside, config.windows_hu, real)
+    validation = CrossPatchValidation(CrossPatchPairs(kept_aside))
+    predictor = cross_patch.build(config)
+    _train(options, plan, predictor, CrossPatchPairs(samples).draw, cross_patch_loss, validation)
+
+
+def _train(
+    options: argparse.Namespace, plan: _Plan, network: nn.Module, draw: Any, loss: Any, validation: Any
+) -> None:
+    train(network, draw, loss, plan.schedule, options.run, plan.device, options.seconds, validation)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from ctsam3d.training.plot import plot_run
+
+    plot_run(options.run, options.out)
+    print(options.out)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -168,6 +182,7 @@ def main() -> None:
     prepare = commands.add_parser("prepare")
     prepare.add_argument("data", type=Path, help="folder of sets of cases, SET/CASE/labels.json")
     prepare.add_argument("cache", type=Path)
+    prepare.add_argument("--recipe", type=Path, default=BUNDLED)
     prepare.set_defaults(run_command=_prepare)
 
     for name, command in (("localizer", _localizer), ("cubes", _cubes), ("cross_patch", _cross_patch)):
@@ -178,7 +193,8 @@ def main() -> None:
             "--leave-out", nargs="*", default=[], help="cases, * allowed, to keep for validation"
         )
         training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-        training.add_argument("--steps", type=int, default=6000)
+        training.add_argument("--recipe", type=Path, default=BUNDLED, help="TOML file like the bundled one")
+        training.add_argument("--steps", type=int, default=None)
         training.add_argument("--batch", type=int, default=None)
         training.add_argument("--seed", type=int, default=0)
         training.add_argument("--workers", type=int, default=1)
@@ -197,6 +213,11 @@ def main() -> None:
     export.add_argument("--cross-patch", type=Path, help="run folder of a cube network's cross-patch part")
     export.add_argument("--facts", default="{}", help="JSON object added to the file's training facts")
     export.set_defaults(run_command=_export)
+
+    plot = commands.add_parser("plot")
+    plot.add_argument("run", type=Path)
+    plot.add_argument("out", type=Path, help="PNG")
+    plot.set_defaults(run_command=_plot)
 
     scoring = commands.add_parser("evaluate")
     scoring.add_argument("cases", type=Path, nargs="+", help="case folders")

@@ -78,9 +78,6 @@ def cross_patch_loss(
     """
     heat = predictor(cross_patch.stack(batch["cube"], batch["mask"], batch["neighbour"])).float()
     wanted = batch["heat"]
-    usual = (
-        (2 * np.pi) ** 1.5 * (SIGMA_VOXELS / np.sqrt(2)) ** 3 / CUBE_VOXELS**3
-    )  # mean square of one Gaussian
     goes_on = wanted.flatten(1).amax(1) > 0.5
     near = [
         float(np.linalg.norm(_peak(h) - _peak(w)) <= 8)

@@ -251,10 +251,11 @@ def cube_loss(
     model: CtSam3d,
     batch: dict[str, torch.Tensor],
     step: int,
-    rounds: tuple[float, ...] = Mixture().rounds,
+    rounds: tuple[float, ...] = (1.0,),
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The published mask loss after one or more rounds of clicks; logs the Dice of the first and the last round.
 
+    `rounds` says how often there are one, two, ... of them.
     Only the last round is learned from: earlier ones are there to make the errors that it corrects.
     """
     count = 1 + int(np.random.default_rng((step, 7)).choice(len(rounds), p=np.array(rounds) / sum(rounds)))
