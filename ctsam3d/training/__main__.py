@@ -57,6 +57,7 @@ class _Plan:
     schedule: Schedule
     trained_on: Callable[[str], bool]
     kept_aside: Callable[[str], bool]
+    often: Callable[[str], float]
     device: torch.device
 
 
@@ -79,6 +80,7 @@ def _plan(options: argparse.Namespace, network: str) -> _Plan:
         schedule,
         lambda name: not _matches(name, patterns),
         lambda name: _matches(name, patterns),
+        lambda structure: recipes.favour if _matches(structure, recipes.favoured) else 1.0,
         device,
     )
 
@@ -89,7 +91,7 @@ def _localizer(options: argparse.Namespace) -> None:
 
     torch.manual_seed(options.seed)
     plan, folder = _plan(options, "localizer"), options.cache / "localizer"
-    patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic)
+    patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic, plan.often)
     validation = LocalizerValidation(LocalizerPatches.from_cache(folder, plan.kept_aside, synthetic=0))
     _train(options, plan, CoarseNetwork(), patches.draw, localizer_loss, validation)
 
@@ -103,7 +105,7 @@ def _cubes(options: argparse.Namespace) -> None:
     initialise(network, options.seed)
     plan, folder, windows_hu = _plan(options, "cubes"), options.cache / "cubes", network.config.windows_hu
     recipe = plan.recipe
-    mixture = Mixture(recipe.synthetic, recipe.coarse_prompt, recipe.off_target)
+    mixture = Mixture(recipe.synthetic, recipe.coarse_prompt, recipe.off_target, often=plan.often)
     samples = CubeSamples.from_cache(folder, plan.trained_on, windows_hu, mixture)
     clicked = Mixture(synthetic=0, coarse_prompt=0, off_target=0)
     kept_aside = CubeSamples.from_cache(folder, plan.kept_aside, windows_hu, clicked)

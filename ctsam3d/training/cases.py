@@ -7,6 +7,7 @@ A case is `ct.nii.gz` (absent for a label map alone), `labels.nii.gz` and `label
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,6 +143,18 @@ def _on_grid(image: object, spacing_mm: float, order: int) -> NDArray[np.float32
         voxels, ratio, offset=offset, output_shape=tuple(shape), order=order, mode="nearest"
     )
     return sampled
+
+
+def as_often(structure: str) -> float:
+    """Every structure as often as any other."""
+    return 1.0
+
+
+def choose(rng: np.random.Generator, structures: Collection[str], often: Callable[[str], float]) -> str:
+    """One structure at random, as often as its weight says."""
+    names = sorted(structures)
+    weights = np.array([often(name) for name in names])
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
 def save_case(case: Case, path: Path) -> None:

@@ -23,7 +23,7 @@ from ctsam3d.network import windows
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.network.model import CtSam3d
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, load_case
+from ctsam3d.training.cases import Case, as_often, choose, load_case
 from ctsam3d.training.losses import mask_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
 
@@ -46,6 +46,7 @@ class Mixture:
         0.12,
         0.08,
     )  # of the steps: how often one, two, ... rounds of clicks
+    often: Callable[[str], float] = as_often
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +83,7 @@ class CubeSamples:
         """A voxel of a structure, each structure as likely as any other, in a real or a painted case."""
         synthetic = rng.random() < self.mixture.synthetic
         pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
-        wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
+        wanted = choose(rng, {c for p in pool for c in p.places}, self.mixture.often)
         having = [p for p in pool if wanted in p.places]
         prepared = having[int(rng.integers(len(having)))]
         centre = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))].astype(float)

@@ -18,7 +18,7 @@ from torch import nn
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, load_case
+from ctsam3d.training.cases import Case, as_often, choose, load_case
 from ctsam3d.training.losses import partial_label_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint
 
@@ -43,23 +43,29 @@ class _Prepared:
 class LocalizerPatches:
     """Draws training samples; a sample is a function of its (seed, step, item) alone."""
 
-    def __init__(self, cases: list[Case], synthetic: float = 0.5) -> None:
+    def __init__(
+        self, cases: list[Case], synthetic: float = 0.5, often: Callable[[str], float] = as_often
+    ) -> None:
         self.prepared = [_prepare(c) for c in cases]
-        self.synthetic = synthetic
+        self.synthetic, self.often = synthetic, often
 
     @classmethod
     def from_cache(
-        cls, folder: Path, wanted: Callable[[str], bool], synthetic: float = 0.5
+        cls,
+        folder: Path,
+        wanted: Callable[[str], bool],
+        synthetic: float = 0.5,
+        often: Callable[[str], float] = as_often,
     ) -> LocalizerPatches:
         """The cached cases of a folder whose name is wanted."""
-        return cls([load_case(p) for p in sorted(folder.glob("*.npz")) if wanted(p.stem)], synthetic)
+        return cls([load_case(p) for p in sorted(folder.glob("*.npz")) if wanted(p.stem)], synthetic, often)
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         """One patch: `hu` (1, z, y, x), `labels` (z, y, x), `allowed` (256, classes)."""
         rng = np.random.default_rng(key)
         synthetic = rng.random() < self.synthetic
         pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
-        wanted = str(rng.choice(sorted({c for p in pool for c in p.places})))
+        wanted = choose(rng, {c for p in pool for c in p.places}, self.often)
         having = [p for p in pool if wanted in p.places]
         # whole-body labellings teach most: prefer them among those that have the structure, but not so much that
         # one of them becomes all there is

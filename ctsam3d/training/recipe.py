@@ -40,11 +40,15 @@ class Recipes:
     Attributes:
         left_out: patterns of cases never trained on.
         coarse: patterns of cases that teach the localizer alone.
+        favour: how many times as often as others the favoured structures are chosen.
+        favoured: patterns of structures.
         of: a recipe for each network.
     """
 
     left_out: tuple[str, ...]
     coarse: tuple[str, ...]
+    favour: float
+    favoured: tuple[str, ...]
     of: dict[str, Recipe]
 
 
@@ -58,16 +62,27 @@ def read_recipes(path: Path = BUNDLED) -> Recipes:
         document = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as fault:
         raise ValueError(f"{path.name}: expected TOML: {fault}") from None
-    left_out = document.pop("left_out", {})
-    if set(left_out) != {"cases", "coarse"}:
-        raise ValueError(
-            f"{path.name}: expected left_out.cases and left_out.coarse, found {sorted(left_out)}"
-        )
+    left_out = _section(path, document, "left_out", {"cases", "coarse"})
+    sampling = _section(path, document, "sampling", {"favour", "favoured"})
     networks = {"localizer", "cubes", "cross_patch"}
     if set(document) != networks:
         raise ValueError(f"{path.name}: expected sections {sorted(networks)}, found {sorted(document)}")
     recipes = {name: _recipe(f"{path.name}: [{name}]", section) for name, section in document.items()}
-    return Recipes(tuple(left_out["cases"]), tuple(left_out["coarse"]), recipes)
+    return Recipes(
+        left_out=tuple(left_out["cases"]),
+        coarse=tuple(left_out["coarse"]),
+        favour=float(sampling["favour"]),
+        favoured=tuple(sampling["favoured"]),
+        of=recipes,
+    )
+
+
+def _section(path: Path, document: dict[str, Any], name: str, keys: set[str]) -> dict[str, Any]:
+    """Take a section with exactly these keys out of a document."""
+    section: dict[str, Any] = document.pop(name, {})
+    if set(section) != keys:
+        raise ValueError(f"{path.name}: expected {sorted(keys)} in [{name}], found {sorted(section)}")
+    return section
 
 
 def _recipe(where: str, section: dict[str, Any]) -> Recipe:
