@@ -28,6 +28,7 @@ from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.patches import Patch, patch_around
 from ctsam3d.segmentation.stitch import Canvas
 
+_NEW_CENTRE = 2 * COARSE_FACTOR  # voxels from every other centre, nearer than which a cube sees nothing new
 _CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
 
 
@@ -105,15 +106,9 @@ def grow(
         if growing.cubes >= settings.most_cubes or (most_voxels is not None and voxels > most_voxels):
             bounded = True
             break
-        centre = growing.clearest(block)
-        if propose is not None:
-            proposed = growing.proposed(block, propose)
-            if proposed is None:
-                growing.close(block)
-                continue
-            centre = proposed
-        # dropped, or its centre lies so far off that it does not see the block well either
-        if not growing.take(centre, trusted=False) or growing.is_open(block):
+        centre = growing.clearest(block) if propose is None else growing.proposed(block, propose)
+        # nothing to click on there, or it contradicts what is known
+        if centre is None or not growing.take(centre, trusted=False):
             growing.close(block)
     return Grown(growing.canvas, growing.cubes, growing.dropped, bounded, tuple(growing.merged))
 
@@ -140,9 +135,6 @@ class _Growing:
 
     def is_seen(self, zyx: tuple[int, int, int]) -> bool:
         return bool(self.seen[tuple(i // COARSE_FACTOR for i in zyx)])
-
-    def is_open(self, block: tuple[int, int, int]) -> bool:
-        return bool(self.filled[block] >= _CLEAR_BLOCK and not self.seen[block])
 
     def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
         """The voxel of a block that is in the mask most certainly."""
@@ -174,7 +166,10 @@ class _Growing:
         self.seen[_box(block, 1)] = True
 
     def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
-        """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it."""
+        """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it.
+
+        None if nowhere, or where a cube is centred already, which then is the answer to this part.
+        """
         neighbour = patch_around(self.name, self.clearest(block))
         gaps = [
             max(abs(a - b) for a, b in zip(p.origin_zyx, neighbour.origin_zyx, strict=True))
@@ -188,7 +183,10 @@ class _Growing:
             return None
         peak = np.unravel_index(int(inside.argmax()), inside.shape)
         z, y, x = (int(s.start + p) for s, p in zip(of_volume, peak, strict=True))
-        return z, y, x
+        nearest = min(
+            max(abs(a - b) for a, b in zip(p.click_zyx, (z, y, x), strict=True)) for p in self.merged
+        )
+        return (z, y, x) if nearest >= _NEW_CENTRE else None
 
     def take(self, centre: tuple[int, int, int], *, trusted: bool) -> bool:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""

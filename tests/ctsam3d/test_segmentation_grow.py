@@ -124,14 +124,15 @@ def test_cross_patch_prompting_says_where_to_click_and_where_the_structure_ends(
     proposals = []
 
     def propose(patch: Patch, probability: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
-        """The deepest point of the truth in the neighbour, but nothing beyond z = 150."""
+        """The voxel of the truth nearest to the neighbour's centre, but nothing beyond z = 150."""
         heat = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
         of_volume, of_cube = neighbour.overlap(SHAPE)
-        here = truth[of_volume] & (Z[of_volume[0]] <= 150)
-        if here.any():
-            depth = np.zeros((CUBE_VOXELS,) * 3)
-            depth[of_cube] = here * (1 + np.arange(here.shape[0])[:, None, None])
-            heat[np.unravel_index(depth.argmax(), heat.shape)] = 1
+        heat[of_cube] = truth[of_volume] & (Z[of_volume[0]] <= 150)
+        if heat.any():
+            where = np.argwhere(heat)
+            nearest = where[np.square(where - CUBE_VOXELS // 2).sum(axis=1).argmin()]
+            heat[:] = 0
+            heat[tuple(nearest)] = 1
         proposals.append(neighbour.origin_zyx)
         return heat
 

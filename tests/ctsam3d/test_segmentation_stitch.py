@@ -87,3 +87,15 @@ def test_the_more_probable_structure_has_the_voxel_in_any_order() -> None:
     assert set(np.unique(results[0])) == {0, 1, 2}  # of the tied, the lower label
     surely_2 = claims[2] > np.maximum(claims[1], 0.5) + 0.01
     assert (results[0][surely_2] == 2).all()
+
+
+def test_a_canvas_may_be_cut_to_what_cubes_reach() -> None:
+    canvas = Canvas((200, 180, 160))
+    assert canvas.touched() is canvas
+    ones = np.ones((64, 64, 64), dtype=np.float32)
+    canvas.add(patch_around("liver", (10, 90, 80)), ones)  # partly outside the volume
+    canvas.add(patch_around("liver", (60, 90, 80)), ones)
+    part = canvas.touched()
+    assert [(s.start, s.stop) for s in part.box] == [(0, 92), (58, 122), (48, 112)]
+    assert np.array_equal(part.probability(), canvas.probability()[part.box])
+    assert part.mask_voxels == canvas.mask_voxels == 92 * 64 * 64
