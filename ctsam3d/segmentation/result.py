@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.outcome import Status
+from ctsam3d.segmentation.confidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,9 @@ class Finding:
         status: ok, coarse or absent; truncation shows on the source grid only.
         reason: for a status that needs one.
         clicks: how many were made.
-        confidence: mean probability within the mask, in [0, 1]; None where there is no mask.
+        confidence: the Dice to be expected of the mask, in [0, 1]; None where there is no mask.
         volume_soft_ml: sum of the probabilities.
+        evidence: what the confidence rests on; None where there is no mask.
     """
 
     status: Status
@@ -31,6 +33,7 @@ class Finding:
     clicks: int = 0
     confidence: float | None = None
     volume_soft_ml: float | None = None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,6 +32,7 @@ from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, Prompt, Prompter
 from ctsam3d.prompting.seeds import covering_seeds
+from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth, grow
 from ctsam3d.segmentation.intensity import within_intensity
@@ -95,6 +96,7 @@ class Segmenter:
         self.coarse_prompt = bool(facts.get("coarse_prompt", False))
         # published weights hold a trained cross-patch predictor; ours say whether theirs is
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
+        self.coefficients = Coefficients.of_facts(facts)
         self._decoder = CubeDecoder(self.model, device, settings.batch)
 
     @classmethod
@@ -113,7 +115,10 @@ class Segmenter:
         model, info = checkpoint.load(path)
         localizer = Localizer.load(LOCALIZER_FILE, where)
         facts = info.facts.training
-        return cls(model, localizer, where, checkpoint.sha256(path), facts, settings or Settings())
+        try:
+            return cls(model, localizer, where, checkpoint.sha256(path), facts, settings or Settings())
+        except ValueError as fault:
+            raise checkpoint.CheckpointError(path, str(fault)) from None
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -143,7 +148,7 @@ class Segmenter:
         label_map = LabelMap(grid.hu.shape)
         findings = {name: Finding(Status.ABSENT) for name in structures if name not in prompts}
         for name, canvas, cubes in self._canvases(grid, {name: prompts[name] for name in names}):
-            findings[name] = self._settle(name, ids[name], canvas, cubes, label_map, grid)
+            findings[name] = self._settle(name, ids[name], prompts[name], canvas, cubes, label_map, grid)
         clock.lap("segment")
         labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry)
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
@@ -225,27 +230,41 @@ class Segmenter:
         return grown.canvas.touched(), grown.cubes
 
     def _settle(
-        self, name: str, label: int, canvas: Canvas, clicks: int, label_map: LabelMap, grid: Volume
+        self,
+        name: str,
+        label: int,
+        prompt: Prompt,
+        canvas: Canvas,
+        clicks: int,
+        label_map: LabelMap,
+        grid: Volume,
     ) -> Finding:
         """Believe the refined mask or fall back on the coarse one, and enter it into the label map."""
-        probability, status, reason = canvas.probability(), Status.OK, None
-        if canvas.coarse is not None and not self._believed(probability > 0.5, canvas.coarse > 0.5):
-            probability, status, reason = canvas.coarse, Status.COARSE, "REFINEMENT_REJECTED"
+        probability, status, reason, agreement = canvas.probability(), Status.OK, None, None
+        if canvas.coarse is not None:
+            agreement, volume_ratio = _compared(probability > 0.5, canvas.coarse > 0.5)
+            if not self._believed(agreement, volume_ratio):
+                probability, status, reason = canvas.coarse, Status.COARSE, "REFINEMENT_REJECTED"
         probability = within_intensity(name, probability, grid.hu[canvas.box])
         mask = probability > 0.5
         label_map.claim(label, canvas.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml
-        confidence = float(probability[mask].mean()) if mask.any() else None
-        return Finding(status, reason, clicks, confidence, soft)
+        if not mask.any():
+            return Finding(status, reason, clicks, None, soft)
+        localized = prompt.coarse.confidence if prompt.coarse is not None else None
+        evidence = Evidence(sharpness(probability), agreement, localized)
+        return Finding(status, reason, clicks, estimate(evidence, self.coefficients), soft, evidence)
 
-    def _believed(self, refined: NDArray[np.bool_], coarse: NDArray[np.bool_]) -> bool:
+    def _believed(self, agreement: float, volume_ratio: float) -> bool:
         """Whether a refined mask is near enough to the coarse one that asked for it."""
-        overlap, mine, localized = int((refined & coarse).sum()), int(refined.sum()), int(coarse.sum())
-        if localized == 0:
-            return True
         low, high = self.settings.volume_ratio
-        dice = 2 * overlap / (mine + localized)
-        return dice >= self.settings.least_dice and low <= mine / localized <= high
+        return agreement >= self.settings.least_dice and low <= volume_ratio <= high
+
+
+def _compared(refined: NDArray[np.bool_], coarse: NDArray[np.bool_]) -> tuple[float, float]:
+    """Dice of a refined and a coarse mask, and the ratio of their volumes; 1 and 1 without a coarse one."""
+    overlap, mine, localized = int((refined & coarse).sum()), int(refined.sum()), int(coarse.sum())
+    return (2 * overlap / (mine + localized), mine / localized) if localized else (1.0, 1.0)
 
 
 def _on_grid(clicks: Sequence[Click], grid: Volume) -> tuple[VoxelClick, ...]:

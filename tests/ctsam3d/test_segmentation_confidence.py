@@ -1,0 +1,66 @@
+"""Confidence estimates Dice: it follows the evidence, and its coefficients are fitted, stored and read strictly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
+from ctsam3d.training.calibrate import fit, leave_one_out_error
+
+
+def _masks(count: int = 60) -> tuple[list[Evidence], list[float]]:
+    """Masks whose Dice is their agreement with noise; the localizer's word is worth nothing."""
+    rng = np.random.default_rng(0)
+    agreement = rng.uniform(0.1, 0.97, count)
+    dice = np.clip(agreement + rng.normal(0, 0.03, count), 0, 1)
+    evidence = [
+        Evidence(float(rng.uniform(0.7, 0.95)), float(a), float(rng.uniform(0.4, 1))) for a in agreement
+    ]
+    return evidence, [float(d) for d in dice]
+
+
+def test_a_certain_probability_is_sharp_and_an_uncertain_one_is_not() -> None:
+    certain, unsure = np.zeros((8, 8, 8), np.float32), np.full((8, 8, 8), 0.3, np.float32)
+    certain[2:6], unsure[2:6] = 1.0, 0.6
+    assert sharpness(certain) == 1
+    assert 0.3 < sharpness(unsure) < 0.7
+    assert sharpness(np.zeros((4, 4, 4), np.float32)) == 0
+
+
+def test_a_fitted_confidence_is_a_dice() -> None:
+    evidence, dice = _masks()
+    coefficients = fit(evidence, dice)
+    assert coefficients.agreement > 4 * coefficients.localized
+    errors = [abs(estimate(e, coefficients) - d) for e, d in zip(evidence, dice, strict=True)]
+    assert np.mean(errors) < 0.06
+    plain = [abs(estimate(e, None) - d) for e, d in zip(evidence, dice, strict=True)]
+    assert np.mean(errors) < 0.5 * np.mean(plain)
+    cases = [str(i % 6) for i in range(len(dice))]
+    assert leave_one_out_error(evidence, dice, cases) < 0.08
+
+
+def test_without_coefficients_or_a_coarse_mask_it_is_the_mean_of_what_is_known() -> None:
+    assert estimate(Evidence(0.8), Coefficients(0, 1, 1, 1)) == 0.8
+    assert estimate(Evidence(0.8, 0.6, 0.7), None) == pytest.approx(0.7)
+
+
+def test_too_few_masks_are_refused() -> None:
+    evidence, dice = _masks(9)
+    with pytest.raises(ValueError, match="ten masks or more to calibrate with, found 9"):
+        fit(evidence, dice)
+
+
+@pytest.mark.parametrize(
+    "found", [[1, 2], {"bias": 0.0}, {"bias": 0, "sharpness": 1, "agreement": "x", "localized": 1},
+              {"bias": float("nan"), "sharpness": 1, "agreement": 1, "localized": 1}],
+)  # fmt: skip
+def test_facts_that_are_no_coefficients_are_refused(found: object) -> None:
+    with pytest.raises(ValueError, match="expected confidence to hold finite numbers"):
+        Coefficients.of_facts({"confidence": found})
+
+
+def test_coefficients_are_read_from_facts() -> None:
+    assert Coefficients.of_facts({}) is None
+    facts = {"confidence": {"bias": 0.1, "sharpness": 1, "agreement": 2, "localized": 0.5}}
+    assert Coefficients.of_facts(facts) == Coefficients(0.1, 1.0, 2.0, 0.5)
