@@ -161,7 +161,8 @@ def segment(
         Path, typer.Argument(metavar="INPUT", help="A folder of one DICOM series, or a NIfTI file.")
     ],
     dest: Annotated[
-        Path, typer.Argument(help="Folder for labels.nii.gz, labels.json and structures.parquet.")
+        Path,
+        typer.Argument(help="Folder for labels.nii.gz, labels.json, series.json and structures.parquet."),
     ],
     structures: Structures = None,
     weights: Weights = None,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ctsam3d.imaging.dicom import Limits
+from ctsam3d.imaging.dicom import READING_RULES, Limits
 from pipelines.faults import UsageError
 
 _STRICT = ConfigDict(extra="forbid")
@@ -135,6 +135,7 @@ def meaning(
     return {
         "structures": sorted(structures),
         "limits": asdict(config.limits),
+        "reading": READING_RULES,
         "segmentation": dict(segmentation),
     }
 

@@ -43,19 +43,28 @@ def write(
 def read(
     data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, Mapping[bytes, bytes]]:
-    """The rows (the given columns, or all) and the file's metadata.
+    """The rows (the given columns, or all) and the file's metadata; null where an older file lacks a column.
 
     Raises:
         ParquetDamaged: not Parquet, another schema or schema version, or a page whose checksum is wrong.
     """
     try:
         file = open_verified(data, schema)
-        table = file.read(columns=list(columns) if columns is not None else None)
+        there = frozenset(file.schema_arrow.names)
+        table = file.read(
+            columns=[name for name in columns if name in there] if columns is not None else None
+        )
     except ParquetDamaged:
         raise
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
         raise ParquetDamaged(_explain(fault)) from None
-    return table.replace_schema_metadata(schema.metadata), file.schema_arrow.metadata
+    wanted = (
+        schema if columns is None else pa.schema([schema.field(name) for name in columns], schema.metadata)
+    )
+    arrays = [
+        table[field.name] if field.name in there else pa.nulls(table.num_rows, field.type) for field in wanted
+    ]
+    return pa.table(arrays, schema=wanted), file.schema_arrow.metadata
 
 
 def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
@@ -68,9 +77,19 @@ def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
         raise ParquetDamaged(_explain(fault)) from None
     version = (found.metadata or {}).get(_VERSION_KEY)
-    if version != schema.metadata[_VERSION_KEY] or not found.equals(schema):
+    if version != schema.metadata[_VERSION_KEY] or not _is_same_or_older(found, schema):
         raise ParquetDamaged("the file's schema or schema version is not the expected one")
     return file
+
+
+def _is_same_or_older(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a file has the columns of the schema, in order, but for some that may be null.
+
+    Columns are added to a schema and never taken away or changed without a new version.
+    """
+    known = [field for field in schema if field.name in found.names]
+    added = [field for field in schema if field.name not in found.names]
+    return found.equals(pa.schema(known)) and all(field.nullable for field in added)
 
 
 def _explain(fault: Exception) -> str:

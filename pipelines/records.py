@@ -79,6 +79,10 @@ class SeriesRow:
     slices: int | None = None
     spacing_mm: tuple[float, ...] | None = None  # x, y, z
     orientation: str | None = None
+    geometry_fix: tuple[str, ...] | None = None  # what was dealt with, empty for nothing; None where not read
+    frame_slices: tuple[int, ...] | None = (
+        None  # where frames were evened out: the grid's slice nearest to each
+    )
     manufacturer: str | None = None
     kernel: str | None = None
     slice_thickness: float | None = None  # mm

@@ -1,14 +1,16 @@
-"""Segment one CT without a cluster: a DICOM folder or NIfTI file in; label map, names and a table out."""
+"""Segment one CT without a cluster: a DICOM folder or NIfTI file in; label map, names, facts and a table out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from ctsam3d.anatomy.structures import resolve
 from ctsam3d.imaging.dicom import Limits, SeriesFacts, read_folder
 from ctsam3d.imaging.nifti import read_volume, write_labels
+from ctsam3d.imaging.orientation import orientation_code
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected, Status
 from pipelines import identity, parquet
@@ -24,7 +26,7 @@ from pipelines.version import code_version
 def segment_file(
     source: Path, destination: Path, config: RunConfig, segmenter: SegmenterSource
 ) -> tuple[StructureRow, ...]:
-    """Write labels.nii.gz, labels.json and structures.parquet for one CT.
+    """Write labels.nii.gz, labels.json, series.json and structures.parquet for one CT.
 
     Args:
         source: a folder with the objects of one series, or a .nii or .nii.gz file.
@@ -55,6 +57,8 @@ def segment_file(
     write_labels(destination / "labels.nii.gz", found.labels, volume.geometry)
     names = {str(label): name for name, label in sorted(found.label_ids.items(), key=lambda item: item[1])}
     (destination / "labels.json").write_text(json.dumps(names, indent=1) + "\n")
+    facts_json = json.dumps(_facts(volume, facts), indent=1, allow_nan=False)
+    (destination / "series.json").write_text(facts_json + "\n")
     settings = config_hash(meaning(config, structures, known.settings))
     table = read_record(_record(volume, facts, rows, settings, known.weights_sha256), masks=False).structures
     (destination / "structures.parquet").write_bytes(parquet.write([table], STRUCTURES))
@@ -68,6 +72,17 @@ def _read(source: Path, limits: Limits) -> tuple[Volume, SeriesFacts | None]:
     if not source.is_file():
         raise FileNotFoundError("expected a folder of DICOM objects or a NIfTI file, found nothing")
     return read_volume(source), None
+
+
+def _facts(volume: Volume, facts: SeriesFacts | None) -> dict[str, Any]:
+    """What the series table would say of the grid, and of what was dealt with to have one."""
+    return {
+        "shape_zyx": volume.geometry.shape_zyx,
+        "spacing_mm": volume.geometry.spacing_xyz_mm,
+        "orientation": orientation_code(volume.geometry),
+        "geometry_fix": facts.geometry_fix if facts else None,
+        "frame_slices": facts.frame_slices if facts else None,
+    }
 
 
 def _record(

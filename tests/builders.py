@@ -66,6 +66,7 @@ class Knobs:
         origin_xyz_mm: first voxel of slice 0.
         orientation: as in DICOM.
         tilt_deg: each slice shifted along its columns, as by a tilted gantry.
+        along_mm: places of the slices along the normal, where they are not multiples of the spacing.
         drop: indices of slices left out.
         shuffle: seed of the order and of InstanceNumber; None leaves both.
         syntax: one of SYNTAXES.
@@ -73,7 +74,8 @@ class Knobs:
         slope, intercept, bits_stored, bits_allocated, signed: how HU are stored.
         padding_value: stored outside a circle, and declared; padding_declared=False only stores it.
         localizer: adds a sagittal scout to the same series.
-        image_hu: voxels (n, rows, columns) instead of the phantom's.
+        image_hu: voxels (n, rows, columns) instead of the phantom's; or a function that gives the HU at places
+            (..., 3) in LPS+ mm, so that the same body lies in the same place however the series is stored.
         edit: called with each data set and its slice index just before it is written.
         seed: of noise and UIDs; the same knobs give the same bytes.
     """
@@ -84,6 +86,7 @@ class Knobs:
     origin_xyz_mm: tuple[float, float, float] = (-20.5, -31.25, 100.0)
     orientation: tuple[float, ...] = AXIAL
     tilt_deg: float = 0.0
+    along_mm: tuple[float, ...] | None = None
     drop: tuple[int, ...] = ()
     shuffle: int | None = None
     syntax: str = "explicit"
@@ -96,7 +99,7 @@ class Knobs:
     padding_value: int | None = None
     padding_declared: bool = True
     localizer: bool = False
-    image_hu: NDArray[Any] | None = None
+    image_hu: NDArray[Any] | Callable[[NDArray[np.float64]], NDArray[Any]] | None = None
     edit: Callable[[Dataset, int], None] | None = None
     study_uid: str | None = None
     series_uid: str | None = None
@@ -119,7 +122,8 @@ class Knobs:
     def position(self, k: int) -> list[float]:
         """First voxel of slice k, as rounded as scanners write it."""
         shift = math.tan(math.radians(self.tilt_deg)) * self.axes[:, 1]
-        place = self.origin_xyz_mm + k * self.spacing_xyz_mm[2] * (self.axes[:, 2] + shift)
+        along = k * self.spacing_xyz_mm[2] if self.along_mm is None else self.along_mm[k]
+        place = self.origin_xyz_mm + along * (self.axes[:, 2] + shift)
         return [round(float(v), 6) for v in place]
 
 
@@ -147,9 +151,19 @@ def ct_series(**knobs: Any) -> list[tuple[str, bytes]]:
 
 def hu_of(k: Knobs) -> NDArray[np.int16]:
     """The HU (n, rows, columns) the series holds before anything is dropped or padded."""
+    if callable(k.image_hu):
+        return np.asarray(k.image_hu(places_xyz_mm(k)))
     if k.image_hu is not None:
         return np.asarray(k.image_hu)
     return phantom_hu((k.n, *k.shape), k.seed)
+
+
+def places_xyz_mm(k: Knobs) -> NDArray[np.float64]:
+    """The true place of every voxel (n, rows, columns, 3), LPS+ mm."""
+    row_step, column_step = k.axes[:, 1] * k.spacing_xyz_mm[1], k.axes[:, 0] * k.spacing_xyz_mm[0]
+    firsts = np.array([k.position(i) for i in range(k.n)])[:, None, None, :]
+    rows, columns = (np.arange(n, dtype=np.float64) for n in k.shape)
+    return firsts + rows[None, :, None, None] * row_step + columns[None, None, :, None] * column_step
 
 
 def phantom_hu(shape_zyx: tuple[int, int, int], seed: int = 0) -> NDArray[np.int16]:

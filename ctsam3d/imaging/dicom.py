@@ -7,26 +7,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.imaging.dicom_collect import Collected, Image, Limits, collect
 from ctsam3d.imaging.dicom_facts import HeaderFacts, header_facts
-from ctsam3d.imaging.dicom_header import Frame
+from ctsam3d.imaging.dicom_header import MULTI_FRAME_CT, Frame, Header
 from ctsam3d.imaging.dicom_pixels import check_format, is_integral, stored_frames, write_hu
+from ctsam3d.imaging.even_slices import evened_out
 from ctsam3d.imaging.hounsfield import check_plausible
 from ctsam3d.imaging.orientation import orientation_code
 from ctsam3d.imaging.quiet import quiet
-from ctsam3d.imaging.stacking import Plane, Stack, stack_planes
+from ctsam3d.imaging.stacking import GeometryFix, Plane, Stack, stack_planes
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Reason, Rejected
 
 __all__ = [
     "DicomSeries",
+    "READING_RULES",
     "HeaderFacts",
     "Limits",
     "SeriesFacts",
@@ -40,6 +44,8 @@ _MAX_INTERCEPT = 32768.0
 # Units after rescaling that are not Hounsfield's: densities, atomic numbers, percentages.
 _OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 _HEAD_BYTES = 65536
+# Version of the rules by which series are read or refused; raised whenever one of them changes a result.
+READING_RULES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,15 @@ class SeriesFacts:
     """What the headers say of a series; None where they say nothing, as after some anonymisers also for UIDs.
 
     Attributes:
-        spacing_mm: (x, y, z) of the stored grid, z from positions.
+        slices: of the volume; not the frames where these were evened out.
+        spacing_mm: distance between neighbouring voxels along x, y, z of the volume, z from positions.
         orientation: where the stored x, y, z axes point, such as "LPS".
         contrast: whether a contrast agent is named; None where no image has a field for it.
         lossy: whether any image was compressed with loss.
         instances_used, instances_set_aside: objects; copies and foreign ones count as set aside.
+        geometry_fix: what was dealt with in the geometry, names of `GeometryFix`; empty where nothing had to be.
+        frame_slices: for each frame in order along the normal, the volume's slice at its place or nearest to it:
+            masks go back to the frames by it. None where slices are the frames.
     """
 
     study_instance_uid: str | None
@@ -70,6 +80,8 @@ class SeriesFacts:
     lossy: bool
     instances_used: int
     instances_set_aside: int
+    geometry_fix: tuple[str, ...] = ()
+    frame_slices: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +111,8 @@ def read_series(objects: Iterable[tuple[str, bytes]], limits: Limits | None = No
         limits: what the series may cost and must have.
 
     Returns:
-        The volume, int16 HU (float32 where rescaling is fractional), slices in the direction of their normal.
+        The volume, int16 HU (float32 where rescaling is fractional), slices in the direction of their normal. Its
+        geometry leans where a gantry was tilted; slices of uneven spacing are interpolated to one spacing.
 
     Raises:
         Rejected: with the reason; `detail` never carries a text of the header.
@@ -128,6 +141,7 @@ def _read_series(objects: Iterable[tuple[str, bytes]], limits: Limits) -> DicomS
             check_format(image.header, image.data)
         else:
             image.data = b""
+    _check_evened_size(stack, limits)
     facts = _facts(collected, slots, stack)
     volume = _decode(slots, stack)
     if limits.check_hounsfield:
@@ -201,6 +215,14 @@ def _check_rescale(frame: Frame) -> None:
         raise Rejected(Reason.RESCALE_INVALID, "values are rescaled to a unit other than HU")
 
 
+def _check_evened_size(stack: Stack, limits: Limits) -> None:
+    voxels_bytes = 2 * math.prod(stack.geometry.shape_zyx)
+    if not stack.is_even and voxels_bytes > limits.max_pixel_bytes:
+        raise Rejected(
+            Reason.TOO_LARGE, f"{voxels_bytes} bytes once evened out, limit {limits.max_pixel_bytes}"
+        )
+
+
 def _decode(slots: list[_Slot], stack: Stack) -> Volume:
     """Decode every frame into its slice, object by object; frames at one position must be equal."""
     images: dict[int, Image] = {}
@@ -210,12 +232,8 @@ def _decode(slots: list[_Slot], stack: Stack) -> Volume:
             images[id(slot.image)] = slot.image
             wanted.setdefault(id(slot.image), {})[slot.index] = (k, slot.frame)
     integral = all(is_integral(frame) for frames in wanted.values() for _, frame in frames.values())
-    hu: NDArray[np.int16] | NDArray[np.float32]
-    hu = (
-        np.empty(stack.geometry.shape_zyx, np.int16)
-        if integral
-        else np.empty(stack.geometry.shape_zyx, np.float32)
-    )
+    shape = (len(stack.members), *stack.geometry.shape_zyx[1:])
+    hu: NDArray[Any] = np.empty(shape, np.int16 if integral else np.float32)
     padding: NDArray[np.bool_] | None = None
     filled = np.zeros(len(stack.members), dtype=bool)
     for key, frames in wanted.items():
@@ -234,6 +252,10 @@ def _decode(slots: list[_Slot], stack: Stack) -> Volume:
                     padding = np.zeros(hu.shape, dtype=bool)
                 padding[k] = mask
         image.data = b""
+    if not stack.is_even:
+        count = stack.geometry.shape_zyx[0]
+        hu = evened_out(hu, stack.placed, count)
+        padding = evened_out(padding, stack.placed, count) if padding is not None else None
     return Volume(hu, stack.geometry, padding)
 
 
@@ -260,4 +282,11 @@ def _facts(collected: Collected, slots: list[_Slot], stack: Stack) -> SeriesFact
         lossy=any(h.is_lossy for h in headers),
         instances_used=len(headers),
         instances_set_aside=collected.objects - len(headers),
+        geometry_fix=_fixes(headers, stack),
+        frame_slices=None if stack.is_even else tuple(int(k) for k in np.rint(stack.placed)),
     )
+
+
+def _fixes(headers: list[Header], stack: Stack) -> tuple[str, ...]:
+    is_multi_frame = any(header.sop_class_uid in MULTI_FRAME_CT for header in headers)
+    return tuple(str(fix) for fix in (*stack.fixes, *((GeometryFix.MULTI_FRAME,) if is_multi_frame else ())))

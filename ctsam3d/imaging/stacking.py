@@ -2,33 +2,44 @@
 
 1. Frames are grouped by orientation; a minority (an MPR, a localizer that does not say so) is set aside.
 2. Within the stack, sizes and pixel spacings must agree.
-3. Slices are ordered by position along the normal; the distances between them must be one distance.
-4. The line through their first voxels must be perpendicular to them: a sheared stack is a tilted gantry.
+3. Slices are ordered by position along the normal; the distances between them must be one distance, or a spacing that
+   changes and can be evened out (`slice_spacing`).
+4. The line through their first voxels must be straight. Where it leans along the columns, as behind a tilted gantry,
+   the affine leans with it: exact, and nothing is resampled. What the header says of a tilt is used for nothing: the
+   standard forbids to compute with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.slice_spacing import place_on_grid
 from ctsam3d.outcome import Reason, Rejected
 
 ORIENTATION_TOLERANCE = 1e-4  # in a direction cosine
 UNIT_TOLERANCE = 1e-3  # of direction cosines from unit length and from each other's perpendicular
-SPACING_RELATIVE_TOLERANCE = 1e-2  # of one distance between slices from their median
 PERPENDICULAR_TOLERANCE = 1e-3  # sideways travel per mm along the normal
+MAX_TILT_DEG = 35.0  # gantries tilt to 30
 SIDEWAYS_TOLERANCE_MM = 0.1  # of one slice from the straight line through all
 SAME_POSITION_MM = 0.01
 PIXEL_SPACING_RANGE_MM = (0.1, 10.0)
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_POSITION_MM = 1e5
-# That many wide gaps in a row are a change of spacing, not so many single slices lost.
-_RUN_OF_WIDE_GAPS = 3
+
+
+class GeometryFix(StrEnum):
+    """What was dealt with in a series' geometry, and not refused. Names are stable: they end up in tables."""
+
+    GANTRY_TILT = "gantry_tilt"  # the affine leans with the stack
+    UNEVEN_SPACING = "uneven_spacing"  # slices were interpolated to one spacing
+    MULTI_FRAME = "multi_frame"  # frames of enhanced objects were sorted by their own places
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +55,26 @@ class Plane:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A regular stack.
+    """A stack and its even grid.
 
     Attributes:
-        geometry: LPS+, slices along z in the direction of the normal.
-        members: for each slice the indices of the planes at that position; more than one where positions
-            repeat.
+        geometry: LPS+, slices along z in the direction of the normal; its z axis leans where the stack does.
+        members: for each position the indices of the planes at it; more than one where positions repeat.
+        placed: (positions) the index of each on the grid's z axis: 0, 1, 2, ... unless spacing changes.
         set_aside: indices of planes that belong to another orientation.
+        fixes: what had to be dealt with.
     """
 
     geometry: Geometry
     members: tuple[tuple[int, ...], ...]
+    placed: NDArray[np.float64]
     set_aside: tuple[int, ...]
+    fixes: tuple[GeometryFix, ...]
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every position is a slice of the grid and every slice a position."""
+        return len(self.members) == self.geometry.shape_zyx[0] and bool((self.placed % 1 == 0).all())
 
 
 def stack_planes(planes: Sequence[Plane], min_slices: int, min_extent_mm: float) -> Stack:
@@ -75,21 +94,26 @@ def stack_planes(planes: Sequence[Plane], min_slices: int, min_extent_mm: float)
     if len(members) < min_slices:
         raise Rejected(Reason.TOO_FEW_SLICES, f"{len(members)} slices, expected at least {min_slices}")
     along = np.array([positions[i] @ normal for i in order])
-    spacing_z = _regular_spacing(along) if len(order) > 1 else min_extent_mm
-    extent = len(order) * spacing_z
+    placed = place_on_grid(along) if len(order) > 1 else np.zeros(1)
+    count = round(float(placed[-1])) + 1
+    spacing_z = float(along[-1] - along[0]) / (count - 1) if count > 1 else min_extent_mm
+    extent = count * spacing_z
     if extent < min_extent_mm - SAME_POSITION_MM:
         raise Rejected(
             Reason.TOO_FEW_SLICES, f"slices cover {extent:.1f} mm, expected at least {min_extent_mm:g} mm"
         )
-    _check_perpendicular(positions[order], along, normal)
+    lean = _lean(positions[order], along, normal, row)
     first = planes[chosen[0]]
-    geometry = Geometry.from_spacing(
-        (len(order), first.rows, first.columns),
-        (spacing_x, spacing_y, spacing_z),
-        tuple(float(v) for v in positions[order[0]]),  # type: ignore[arg-type]
-        np.stack([row, column, normal], axis=1),
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([row * spacing_x, column * spacing_y, (normal + lean) * spacing_z], axis=1)
+    affine[:3, 3] = positions[order[0]]
+    fixes = []
+    if lean.any():
+        fixes.append(GeometryFix.GANTRY_TILT)
+    stack = Stack(
+        Geometry((count, first.rows, first.columns), affine), members, placed, tuple(set_aside), tuple(fixes)
     )
-    return Stack(geometry, members, tuple(set_aside))
+    return stack if stack.is_even else replace(stack, fixes=(*stack.fixes, GeometryFix.UNEVEN_SPACING))
 
 
 def _axes(plane: Plane) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -167,38 +191,31 @@ def _ordered(
     return order, tuple(tuple(group) for group in members)
 
 
-def _regular_spacing(along: NDArray[np.float64]) -> float:
-    gaps = np.diff(along)
-    median = float(np.median(gaps))
-    if (np.abs(gaps - median) <= SPACING_RELATIVE_TOLERANCE * median).all():
-        return float(along[-1] - along[0]) / len(gaps)
-    # Lost slices leave a few gaps that are multiples of the rest; anything else is a spacing that varies.
-    base = float(np.median(gaps[gaps <= gaps.min() * (1 + 2 * SPACING_RELATIVE_TOLERANCE)]))
-    multiples = np.rint(gaps / base)
-    wide = multiples > 1
-    whole = bool((np.abs(gaps - multiples * base) <= SPACING_RELATIVE_TOLERANCE * gaps).all())
-    longest_run = max(len(run) for run in "".join("w" if w else " " for w in wide).split(" "))
-    if whole and wide.any() and 2 * int(wide.sum()) <= len(gaps) and longest_run < _RUN_OF_WIDE_GAPS:
-        missing = int((multiples - 1).sum())
-        raise Rejected(
-            Reason.SLICES_MISSING, f"{missing} slices missing in {int(wide.sum())} gaps of {len(gaps)}"
-        )
-    low, high = float(gaps.min()), float(gaps.max())
-    raise Rejected(
-        Reason.SPACING_IRREGULAR, f"distances between slices range from {low:.3f} to {high:.3f} mm"
-    )
-
-
-def _check_perpendicular(
-    positions: NDArray[np.float64], along: NDArray[np.float64], normal: NDArray[np.float64]
-) -> None:
+def _lean(
+    positions: NDArray[np.float64],
+    along: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    row: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Sideways travel of the stack per mm along its normal (x, y, z); zero where it stands upright."""
     sideways = (positions - positions[0]) - np.outer(along - along[0], normal)
     length = float(along[-1] - along[0])
     drift = sideways[-1] / length if length else np.zeros(3)
-    slope = float(np.linalg.norm(drift))
-    if slope > PERPENDICULAR_TOLERANCE:
-        degrees = math.degrees(math.atan(slope))
-        raise Rejected(Reason.GANTRY_TILT, f"slices are stacked {degrees:.2f} degrees off their normal")
     residual = np.linalg.norm(sideways - np.outer(along - along[0], drift), axis=1)
     if residual.max() > SIDEWAYS_TOLERANCE_MM:
         raise Rejected(Reason.GEOMETRY_INVALID, f"a slice lies {residual.max():.2f} mm beside the others")
+    slope = float(np.linalg.norm(drift))
+    if slope <= PERPENDICULAR_TOLERANCE:
+        return np.zeros(3)
+    degrees = math.degrees(math.atan(slope))
+    if degrees > MAX_TILT_DEG:
+        raise Rejected(
+            Reason.GANTRY_TILT,
+            f"slices are stacked {degrees:.2f} degrees off their normal, expected at most {MAX_TILT_DEG:g}",
+        )
+    if abs(float(drift @ row)) > PERPENDICULAR_TOLERANCE:
+        raise Rejected(
+            Reason.GANTRY_TILT,
+            f"slices are stacked {degrees:.2f} degrees off their normal, not along their columns",
+        )
+    return drift

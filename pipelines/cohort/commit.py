@@ -98,6 +98,8 @@ def series_row(work: Work) -> SeriesRow:
         slices=facts.slices,
         spacing_mm=facts.spacing_mm,
         orientation=facts.orientation,
+        geometry_fix=facts.geometry_fix,
+        frame_slices=facts.frame_slices,
         manufacturer=facts.manufacturer,
         kernel=facts.kernel,
         slice_thickness=facts.slice_thickness_mm,

@@ -233,11 +233,6 @@ def test_several_missing_slices() -> None:
     assert reason_of(ct_series(n=20, drop=(4, 5, 11))) is Reason.SLICES_MISSING
 
 
-def test_a_spacing_that_changes_is_irregular() -> None:
-    thick_then_thin = tuple(i for i in range(24) if i < 12 and i % 2)
-    assert reason_of(ct_series(n=24, drop=thick_then_thin)) is Reason.SPACING_IRREGULAR
-
-
 def moved(along_mm: float = 0.0, aside_mm: float = 0.0, seed: int = 0) -> Callable[[Dataset, int], None]:
     def edit(ds: Dataset, i: int) -> None:
         rng = np.random.default_rng([seed, i])
@@ -255,15 +250,6 @@ def test_jitter_of_positions() -> None:
     read_series(ct_series(edit=moved(along_mm=0.25 * 0.025)))
     assert reason_of(ct_series(edit=moved(along_mm=0.25))) is Reason.SPACING_IRREGULAR
     assert reason_of(ct_series(edit=moved(aside_mm=0.5))) in (Reason.GEOMETRY_INVALID, Reason.GANTRY_TILT)
-
-
-@pytest.mark.parametrize("degrees", [5, 15, -20, 0.2])
-def test_gantry_tilt_is_found_from_positions(degrees: float) -> None:
-    assert reason_of(ct_series(tilt_deg=degrees)) is Reason.GANTRY_TILT
-
-
-def test_a_tilt_that_only_the_header_claims_is_no_tilt() -> None:
-    read_series(ct_series(edit=setting("GantryDetectorTilt", "15")))
 
 
 def test_an_orientation_that_differs_in_the_seventh_decimal_is_the_same() -> None:

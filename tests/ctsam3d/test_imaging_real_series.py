@@ -87,13 +87,6 @@ def test_a_nifti_of_the_series_and_its_flipped_copy_give_the_same_model_grid(tmp
         np.testing.assert_array_equal(back, drawn if name == "same" else drawn[:, ::-1, ::-1])
 
 
-def test_the_tilted_phantom_is_refused() -> None:
-    with pytest.raises(Rejected) as caught:
-        read_folder(folder("quirks/philips_head_phantom_tilt"))
-    assert caught.value.reason is Reason.GANTRY_TILT
-    assert "18.5" in caught.value.detail
-
-
 @pytest.mark.parametrize("name", ["23x38x3", "24x38x3"])
 def test_a_legacy_converted_enhanced_object_equals_the_slices_it_was_made_of(name: str) -> None:
     path = folder(f"quirks/legacy_converted_enhanced_ct/{name}")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctsam3d.outcome import Status
+from pipelines import parquet
 from pipelines.masks import MaskDamaged, MaskRow, count_voxels, decode_mask, encode_label, encode_mask
 from pipelines.records import RecordDamaged, decode_record, encode_record, read_record
 from pipelines.schemas import MASKS, RECORD, SERIES, STRUCTURES
@@ -84,6 +85,19 @@ def test_a_record_without_its_masks_has_all_its_numbers() -> None:
     whole, narrow = read_record(data), read_record(data, masks=False)
     assert narrow.structures.equals(whole.structures) and narrow.series.equals(whole.series)
     assert (whole.masks.num_rows, narrow.masks.num_rows) == (2, 0)
+
+
+def test_a_file_from_before_a_column_was_added_reads_as_null_there() -> None:
+    table = read_record(encode_record(RECORD_OF_REF)).series
+    older = table.drop_columns(["geometry_fix"])
+    data = parquet.write([older], older.schema)
+    assert parquet.read(data, SERIES)[0].equals(table)
+    assert parquet.read(data, SERIES, ["status", "geometry_fix"])[0].to_pylist() == [
+        {"status": "ok", "geometry_fix": None}
+    ]
+    for damaged in (table.drop_columns(["status"]), older.select([*older.column_names[1:], "series_key"])):
+        with pytest.raises(parquet.ParquetDamaged, match="schema"):
+            parquet.read(parquet.write([damaged], damaged.schema), SERIES)
 
 
 def test_the_tables_have_the_promised_columns_and_units() -> None:

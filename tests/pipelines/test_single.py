@@ -16,6 +16,7 @@ from pipelines.config import RunConfig
 from pipelines.faults import UsageError
 from pipelines.schemas import STRUCTURES as SCHEMA
 from pipelines.single import segment_file
+from tests.anatomy import anatomy_series
 from tests.phantom import phantom_hu, write_phantom
 from tests.threshold import STRUCTURES, ThresholdSource
 
@@ -59,8 +60,19 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     write_phantom(tmp_path / "dicom", 4)
     for name in ("one", "two"):
         segment_file(tmp_path / "dicom", tmp_path / name, RunConfig(), ThresholdSource())
-    for file in ("labels.nii.gz", "labels.json", "structures.parquet"):
+    for file in ("labels.nii.gz", "labels.json", "series.json", "structures.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_what_was_dealt_with_in_the_geometry_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "dicom"
+    folder.mkdir()
+    for name, data in anatomy_series(tilt_deg=12.0):
+        (folder / name).write_bytes(data)
+    segment_file(folder, tmp_path / "out", RunConfig(), ThresholdSource())
+    told = json.loads((tmp_path / "out" / "series.json").read_text())
+    assert (told["geometry_fix"], told["frame_slices"]) == (["gantry_tilt"], None)
+    assert (told["shape_zyx"], told["orientation"]) == ([25, 34, 40], "LPS")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pipelines.identity import record_path
 from pipelines.reasons import Failure
 from pipelines.records import decode_record
 from pipelines.store import Store, open_store
+from tests.anatomy import anatomy_series
 from tests.phantom import BODY_HU, LUNG_HU, Phantom, phantom_hu, write_phantom
 from tests.threshold import STRUCTURES, Threshold
 
@@ -114,6 +115,20 @@ def test_a_series_goes_through_all_stages_into_one_record(
     assert left.mask is not None and rows["brain"].mask is None
     assert rows["brain"].status is Status.ABSENT and rows["brain"].volume_ml is None
     assert record.series.slices == 12 and record.provenance.config_hash == "config"
+
+
+def test_the_record_names_what_was_dealt_with_in_the_geometry(tmp_path: Path) -> None:
+    places = tuple(float(z) for z in (*range(0, 60, 4), *range(60, 121, 8)))
+    source = open_store(str(tmp_path / "uneven"), create=True)
+    for name, data in anatomy_series(n=len(places), along_mm=places):
+        source.put(name, data)
+    (ref,) = discover(source).manifest
+    output = open_store(str(tmp_path / "output"), create=True)
+    work = load(Work(ref, ref.record_key("config", "0" * 64)), source, Limits())
+    commit(measure(segment(work, Threshold(), STRUCTURES), STRUCTURES), output, STRUCTURES, STAMP)
+    row = decode_record(output.get(record_path(work.record_key))).series
+    assert (row.geometry_fix, row.slices) == (("uneven_spacing",), 30)
+    assert row.frame_slices == (*range(15), *range(15, 30, 2))
 
 
 def test_a_stopped_series_is_recorded_with_a_row_for_every_structure(tmp_path: Path, work: Work) -> None:

@@ -1,0 +1,90 @@
+"""What becomes of objects: a volume with its facts, or a refusal; and edits of headers for builders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from ctsam3d.imaging.dicom import DicomSeries, Limits, read_series
+from ctsam3d.outcome import Reason, Rejected
+
+Objects = list[tuple[str, bytes]]
+Edit = Callable[[Dataset, int], None]
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+
+
+def read(objects: Objects, limits: Limits | None = None) -> DicomSeries:
+    """The series, which must be accepted."""
+    return read_series(list(objects), limits)
+
+
+def refused(objects: Objects, limits: Limits | None = None) -> tuple[Reason, str]:
+    """Reason and detail of a series, which must be refused."""
+    with pytest.raises(Rejected) as caught:
+        read_series(list(objects), limits)
+    return caught.value.reason, caught.value.detail
+
+
+def reason_of(objects: Objects, limits: Limits | None = None) -> Reason:
+    """The reason alone."""
+    return refused(objects, limits)[0]
+
+
+def setting(keyword: str, value: Any, only: int | None = None) -> Edit:
+    """Put a value into every slice, or into one."""
+
+    def edit(ds: Dataset, i: int) -> None:
+        if only is None or i == only:
+            setattr(ds, keyword, value)
+
+    return edit
+
+
+def without(*keywords: str) -> Edit:
+    """Leave elements out of every slice."""
+
+    def edit(ds: Dataset, i: int) -> None:
+        for keyword in keywords:
+            del ds[keyword]
+
+    return edit
+
+
+def renamed(root: str = "1.2.3") -> Edit:
+    """Instance UIDs of their own, for a second series under the first one's UIDs."""
+
+    def edit(ds: Dataset, i: int) -> None:
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{root}.{i + 1}"
+
+    return edit
+
+
+def raw_value(tag: int, vr: str, value: bytes) -> Callable[[bytes], bytes]:
+    """Put other bytes, cut or padded to the length that is there, in place of an explicit element's value."""
+
+    def patch(data: bytes) -> bytes:
+        head = tag.to_bytes(4, "little")[2:] + tag.to_bytes(4, "little")[:2] + vr.encode()
+        at = data.index(head)
+        length = int.from_bytes(data[at + 6 : at + 8], "little")
+        return data[: at + 8] + value.ljust(length)[:length] + data[at + 8 + length :]
+
+    return patch
+
+
+def patched(objects: Objects, patch: Callable[[bytes], bytes], only: int | None = None) -> Objects:
+    """The objects with their bytes changed, every one or one alone; each of them must change."""
+    changed = [(name, patch(data) if only in (None, i) else data) for i, (name, data) in enumerate(objects)]
+    assert any(new != old for new, old in zip(changed, objects, strict=True))
+    return changed
+
+
+def shared_data(name: str) -> Path:
+    """A folder or file of real data beside the checkout; the test is skipped where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"shared data {name} is not beside this checkout")
+    return path
