@@ -1,4 +1,4 @@
-"""What became of a series or a structure: a status, and for input that is refused a stable reason code."""
+"""What became of a series or a structure: a status, what is remarkable, for refused input a stable reason code."""
 
 from enum import StrEnum
 
@@ -14,6 +14,13 @@ class Status(StrEnum):
     FAILED = "failed"  # a fault of the moment (storage, memory), given up after retries
     POISONED = "poisoned"  # killed or timed out whatever worked on it
     LOST = "lost"  # no outcome was ever recorded; found by reconciliation
+
+
+class Flag(StrEnum):
+    """What a reader should know of a structure's row that is otherwise fine. Codes are stable."""
+
+    VOLUME_LOW = "VOLUME_LOW"  # smaller than the whole structure plausibly is in an adult
+    VOLUME_HIGH = "VOLUME_HIGH"  # larger than it plausibly is
 
 
 class Reason(StrEnum):

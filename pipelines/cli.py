@@ -180,6 +180,20 @@ def segment(
 
 
 @app.command()
+def structures(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> int:
+    """List what can be segmented: names, codes, plausible volumes, and who can say where each is."""
+    from ctsam3d.anatomy.catalogue import CATALOGUE
+    from pipelines import structures_table
+
+    located = structures_table.located_by_bundled_weights()
+    if as_json:
+        print(structures_table.as_json(CATALOGUE.values(), located))
+    else:
+        structures_table.print_table(CATALOGUE.values(), located)
+    return ExitCode.DONE
+
+
+@app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> int:
     """Say what is installed here, and on what machine."""
     from pipelines.installation import describe

@@ -60,6 +60,8 @@ class StructureRow:
     truncated_faces: tuple[str, ...] | None = None
     clicks: int | None = None
     confidence: float | None = None
+    flags: tuple[str, ...] | None = None  # what is remarkable of a measured structure
+    prompter: str | None = None  # what said where the structure is
     mask: MaskRow | None = field(default=None, repr=False)
 
 

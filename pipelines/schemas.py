@@ -60,6 +60,8 @@ STRUCTURES = pa.schema(
         _column("truncated_faces", pa.list_(_TEXT)),
         _column("clicks", pa.int32()),
         _column("confidence", _REAL),
+        _column("flags", pa.list_(_TEXT)),
+        _column("prompter", _TEXT),
         *_PROVENANCE,
     ],
     metadata=_METADATA,

@@ -90,6 +90,11 @@ _MERGED: dict[str, tuple[str, ...]] = {
     "salivary_glands_right": ("parotid_gland_right", BACKGROUND),
     # borders of the heart with its great vessels are drawn differently everywhere
     "atrial_appendage_left": ("heart",),
+    "heart_myocardium": ("heart",),
+    "heart_atrium_left": ("heart",),
+    "heart_atrium_right": ("heart",),
+    "heart_ventricle_left": ("heart",),
+    "heart_ventricle_right": ("heart",),
     "pulmonary_vein": ("heart", "lung_left", "lung_right", BACKGROUND),
     "pulmonary_artery": ("heart", BACKGROUND),
     "blood_vessels": ("aorta", "inferior_vena_cava", BACKGROUND),

@@ -14,6 +14,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"  # what is bundled
+LOCALIZER_FILE = WEIGHTS_FOLDER / "localizer.safetensors"
 FORMAT_VERSION = 1
 METADATA_KEY = "ctsam3d"
 HEADER_LIMIT_BYTES = 16 * 2**20  # the header of the largest network takes 0.1 MB

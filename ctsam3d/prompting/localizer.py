@@ -15,7 +15,7 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
 from ctsam3d.prompting.plausibility import body_mask, implausible
-from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt
+from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt, PromptKind
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
@@ -30,6 +30,8 @@ class Localizer:
     Attributes:
         structures: names it can find, in the order of its classes.
     """
+
+    kind = PromptKind.LOCALIZER
 
     def __init__(
         self, network: CoarseNetwork, classes: Sequence[str], device: torch.device, weights_sha256: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,18 @@ from numpy.typing import NDArray
 from ctsam3d.imaging.volume import Volume
 
 COARSE_FACTOR = 4  # model voxels (1.5 mm) a side of one coarse block (6 mm)
+
+
+class PromptKind(StrEnum):
+    """Who says where a structure is."""
+
+    LOCALIZER = "localizer"  # a coarse network, nobody needed
+    MASK = "mask"  # a label map that somebody else made of the study
+    CLICKS = "clicks"  # points chosen by a person
+
+
+class PromptError(ValueError):
+    """Prompts that cannot be used; the message says what was found, what was expected and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,11 @@ class Prompter(Protocol):
     """Says where structures are in a volume."""
 
     @property
+    def kind(self) -> PromptKind:
+        """What sort of prompter it is: goes into every result."""
+        ...
+
+    @property
     def structures(self) -> tuple[str, ...]:
         """Names that it can find or has been given."""
         ...
@@ -73,5 +91,8 @@ class Prompter(Protocol):
         Args:
             grid: on the model grid, 1.5 mm, axes along LPS+.
             structures: names out of `structures`.
+
+        Raises:
+            PromptError: what is said of them cannot be of this volume.
         """
         ...

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.outcome import Status
+from ctsam3d.prompting.prompt import PromptKind
 from ctsam3d.segmentation.confidence import Evidence
 
 
@@ -26,6 +27,7 @@ class Finding:
         confidence: the Dice to be expected of the mask, in [0, 1]; None where there is no mask.
         volume_soft_ml: sum of the probabilities.
         evidence: what the confidence rests on; None where there is no mask.
+        prompter: who said where to look.
     """
 
     status: Status
@@ -34,6 +36,7 @@ class Finding:
     confidence: float | None = None
     volume_soft_ml: float | None = None
     evidence: Evidence | None = None
+    prompter: PromptKind | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.network import checkpoint
 from ctsam3d.network.config import SPACING_MM
 from ctsam3d.network.model import CtSam3d
+from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, Prompt, Prompter
@@ -40,8 +41,7 @@ from ctsam3d.segmentation.patches import Patch, lay_over, patch_around, patch_at
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
-WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
-LOCALIZER_FILE = WEIGHTS_FOLDER / "localizer.safetensors"
+__all__ = ["LOCALIZER_FILE", "Segmenter", "Settings", "weights_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,13 @@ class Segmenter:
 
         Raises:
             ModelOutputInvalid: the network's output was not finite.
+            PromptError: the prompter's prompts cannot be of this volume.
         """
         clock = _Clock()
         grid = to_model_grid(volume, SPACING_MM)
         clock.lap("prepare")
-        prompts = (prompter or self.localizer).prompts(grid, structures)
+        asked = prompter or self.localizer
+        prompts = asked.prompts(grid, structures)
         clock.lap("prompt")
         names = [name for name in structures if name in prompts]
         ids = {name: i for i, name in enumerate(names, 1)}
@@ -157,7 +159,7 @@ class Segmenter:
                 findings[name] = Finding(Status.ABSENT, clicks=findings[name].clicks)
                 del ids[name]
         clock.lap("restore")
-        ordered = {name: findings[name] for name in structures}
+        ordered = {name: replace(findings[name], prompter=asked.kind) for name in structures}
         return StudySegmentation(labels, ids, ordered, clock.seconds)
 
     def _canvases(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Canvas, int]]:

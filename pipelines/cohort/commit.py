@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ctsam3d.anatomy.structures import CATALOGUE
+from ctsam3d.anatomy.catalogue import CATALOGUE
 from ctsam3d.outcome import Status
 from pipelines.cohort.work import Work, failure_of
 from pipelines.identity import record_path

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ctsam3d.anatomy.catalogue import CATALOGUE
 from ctsam3d.anatomy.measure import Measurement
 from ctsam3d.anatomy.measure import measure as measure_labels
-from ctsam3d.anatomy.structures import CATALOGUE
+from ctsam3d.anatomy.quality import flags
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
 from ctsam3d.segmentation.result import Finding, StudySegmentation
@@ -50,6 +51,7 @@ def _row(
         snomed_code=known.snomed_code if known else None,
         clicks=finding.clicks,
         confidence=finding.confidence,
+        prompter=finding.prompter,
     )
     if measured is None:
         return row
@@ -70,6 +72,7 @@ def _row(
         bbox=measured.bbox_zyx,
         centroid_xyz_mm=measured.centroid_xyz_mm,
         truncated_faces=measured.truncated_faces,
+        flags=tuple(map(str, flags(name, measured))),
         mask=encode_label(
             segmentation.labels, segmentation.label_ids[name], volume.geometry, measured.bbox_zyx
         ),

@@ -145,6 +145,22 @@ def test_discover_writes_a_manifest_and_prints_what_it_found(tmp_path: Path) -> 
     assert "Secret" not in done.out
 
 
+def test_structures_are_listed_as_json_and_as_a_table_that_fits() -> None:
+    listed = {facts["name"]: facts for facts in json.loads(ctsam3d("structures", "--json").out)}
+    assert listed["kidney_left"]["snomed_code"] == "64033007"
+    assert listed["kidney_left"]["laterality"] == "left"
+    assert listed["kidney_left"]["plausible_ml"] == [30, 800]
+    assert listed["kidney_left"]["found_by"] == ["localizer", "mask", "clicks"]
+    assert listed["rib_left_4"]["found_by"] == ["mask", "clicks"]
+    assert listed["visceral_fat"]["snomed_code"] is None
+    for width in (80, 120):
+        done = ctsam3d("structures", COLUMNS=str(width))
+        lines = done.out.splitlines()
+        assert done.code == 0 and max(map(len, lines)) <= width
+        assert not any("…" in line for line in lines)
+        assert {line.split()[0] for line in lines if line.split()} >= set(listed)
+
+
 def test_info_as_json_is_json_on_stdout_alone() -> None:
     done = ctsam3d("info", "--json")
     assert (done.code, done.err) == (0, "")
