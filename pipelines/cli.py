@@ -21,6 +21,7 @@ from typer.exceptions import TyperException
 from pipelines.faults import Aborted, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from ctsam3d.evaluation.tables import CaseOutcome
     from pipelines.config import RunConfig
     from pipelines.driver import Summary
 
@@ -194,6 +195,40 @@ def structures(as_json: Annotated[bool, typer.Option("--json", help="One JSON li
 
 
 @app.command()
+def evaluate(
+    cases: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of labelled cases: ct.nii.gz, labels.nii.gz, labels.json."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.", show_default=False)],
+    structures: Structures = None,
+    weights: Weights = None,
+) -> int:
+    """Score weights on labelled cases: the localizer alone and automatic masks."""
+    from ctsam3d.evaluation.evaluate import evaluate as score
+    from ctsam3d.network.checkpoint import CheckpointError
+    from ctsam3d.segmentation.segmenter import Segmenter
+
+    wanted = None if structures in (None, "all") else [name.strip() for name in structures.split(",")]
+    try:
+        segmenter = Segmenter.load(weights or _settings(None, None, None).weights)
+        evaluation = score(cases, segmenter, out, wanted, on_case=_print_case)
+    except (CheckpointError, ValueError) as fault:
+        raise UsageError(str(fault)) from None
+    except OSError as fault:
+        raise UsageError(f"{out}: cannot be written to ({fault.strerror})") from None
+    faults = sum(outcome.fault is not None for outcome in evaluation.outcomes)
+    for name, value in {
+        "cases": len(evaluation.outcomes),
+        "not scored": faults,
+        "scores": len(evaluation.scores),
+        "report": out / "report.md",
+    }.items():
+        print(f"{name:16} {value}")
+    return ExitCode.UNFINISHED_SERIES if faults else ExitCode.DONE
+
+
+@app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> int:
     """Say what is installed here, and on what machine."""
     from pipelines.installation import describe
@@ -304,6 +339,12 @@ def _print_summary(summary: Summary) -> None:
     print(f"{'computed now':16} {summary.computed}")
     for table, address in summary.tables.items():
         print(f"{table:16} {address}")
+
+
+def _print_case(outcome: CaseOutcome) -> None:
+    """A line for people when a case is done."""
+    said = outcome.fault or f"{outcome.structures} structures in {outcome.seconds:.0f} s"
+    print(f"{outcome.case}: {said}", file=sys.stderr, flush=True)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -1,1 +1,1 @@
-"""Train and evaluate the networks; needs neither Ray nor a bucket."""
+"""Train the networks; needs neither Ray nor a bucket."""

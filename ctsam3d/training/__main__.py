@@ -6,7 +6,6 @@ cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
 plot        run folder -> PNG of losses, validation and speed
 export      run folder -> safetensors with facts of the training
-evaluate    case folders -> Dice per structure, of the coarse and of the refined masks
 """
 
 from __future__ import annotations
@@ -169,13 +168,6 @@ def _export(options: argparse.Namespace) -> None:
     print(options.out)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    from ctsam3d.training.evaluate import evaluate, print_table
-
-    scores = evaluate(options.cases, options.weights)
-    print_table(scores)
-
-
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m ctsam3d.training", description=__doc__)
@@ -220,11 +212,6 @@ def main() -> None:
     plot.add_argument("run", type=Path)
     plot.add_argument("out", type=Path, help="PNG")
     plot.set_defaults(run_command=_plot)
-
-    scoring = commands.add_parser("evaluate")
-    scoring.add_argument("cases", type=Path, nargs="+", help="case folders")
-    scoring.add_argument("--weights", default="nano")
-    scoring.set_defaults(run_command=_evaluate)
 
     options = parser.parse_args()
     options.run_command(options)

@@ -1,0 +1,85 @@
+"""`ctsam3d evaluate` as a person meets it; the network is untrained: scores are not the point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.network import build, checkpoint
+from pipelines.cli import run_command
+from tests.ctsam3d.labelled_case import write_case
+from tests.phantom import SHAPE_ZYX, SPACING_XYZ_MM, phantom_hu
+from tests.pipelines.test_cli import Done
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of the smallest size, as a checkpoint of ours."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    checkpoint.save(file, build("nano"), {"note": "untrained"})
+    return file
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """Two lungs, one of them annotated."""
+    hu = phantom_hu(1)
+    labels = (hu == -850) * np.where(np.arange(SHAPE_ZYX[2]) < SHAPE_ZYX[2] // 2, 1, 2)
+    names = {1: "lung_right", 2: "lung_left"}
+    geometry = Geometry.from_spacing(SHAPE_ZYX, SPACING_XYZ_MM, (-160, -120, 0))
+    return write_case(tmp_path / "chest", hu, labels, geometry, names, ["lung_right"])
+
+
+@pytest.fixture
+def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command, in this process: starting another one takes longer than the scoring."""
+
+    def command(*arguments: str | Path) -> Done:
+        code = run_command(["evaluate", *map(str, arguments)])
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return command
+
+
+def test_a_bad_case_is_named_and_costs_none_of_the_others(
+    tmp_path: Path, case: Path, weights: Path, evaluate: Callable[..., Done]
+) -> None:
+    out, damaged = tmp_path / "out", tmp_path / "damaged"
+    damaged.mkdir()
+    done = evaluate(damaged, case, "--out", out, "--weights", weights)
+    assert done.code == 2, done.err
+    said = done.err.splitlines()
+    assert len(said) == 2 and "labels.json: missing" in said[0] and said[1].startswith("chest: 1 structures")
+    table = dict(line.rsplit(maxsplit=1) for line in done.out.splitlines())
+    assert (table["cases"], table["not scored"]) == ("2", "1")
+    scores = pq.read_table(out / "scores.parquet").to_pylist()
+    assert {(s["case"], s["structure"], s["method"]) for s in scores} >= {
+        ("chest", "lung_right", "localizer"),
+        ("chest", "lung_right", "automatic"),
+    }
+    assert {s["structure"] for s in scores} == {"lung_right"}
+    cases = pq.read_table(out / "cases.parquet").to_pylist()
+    assert [c["case"] for c in cases] == ["damaged", "chest"]
+    assert "labels.json" in cases[0]["fault"] and cases[1]["fault"] is None
+    assert "## chest" in (out / "report.md").read_text()
+
+
+def test_mistakes_are_named_before_anything_is_scored(
+    tmp_path: Path, case: Path, weights: Path, evaluate: Callable[..., Done]
+) -> None:
+    out = tmp_path / "out"
+    unknown = evaluate(case, "--out", out, "--weights", weights, "--structures", "livr")
+    assert unknown.code == 1 and "'livr'" in unknown.line and "liver" in unknown.line
+    twice = evaluate(case, case, "--out", out, "--weights", weights)
+    assert twice.code == 1 and "'chest'" in twice.line
+    missing = evaluate(case, "--out", out, "--weights", "gigantic")
+    assert missing.code == 1 and "gigantic" in missing.line
+    assert not out.exists()
