@@ -34,6 +34,7 @@ from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, Prompt, Prompter
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
+from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth, grow
 from ctsam3d.segmentation.intensity import within_intensity
@@ -53,6 +54,7 @@ class Settings:
         least_dice: of refined and coarse mask, below which the coarse one is kept.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
         batch: cubes decoded at a time.
+        correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.
         growth: bounds of a structure that grows from clicks.
         rules: version of the rules in code (plausibility, intensity); raised whenever one of them changes a result.
     """
@@ -61,6 +63,7 @@ class Settings:
     least_dice: float = 0.6
     volume_ratio: tuple[float, float] = (0.5, 1.8)
     batch: int = 4
+    correct: bool = False
     growth: Growth = Growth()
     rules: int = 1
 
@@ -101,7 +104,11 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, weights: str | Path = "nano", device: str = "auto", settings: Settings | None = None
+        cls,
+        weights: str | Path = "nano",
+        device: str = "auto",
+        settings: Settings | None = None,
+        localizer_file: Path = LOCALIZER_FILE,
     ) -> Segmenter:
         """Read bundled weights by name, or a file, onto a device ("auto": CUDA where there is one).
 
@@ -113,7 +120,7 @@ class Segmenter:
         where = torch.device(device)
         path = weights_path(weights)
         model, info = checkpoint.load(path)
-        localizer = Localizer.load(LOCALIZER_FILE, where)
+        localizer = Localizer.load(localizer_file, where)
         facts = info.facts.training
         try:
             return cls(model, localizer, where, checkpoint.sha256(path), facts, settings or Settings())
@@ -176,10 +183,14 @@ class Segmenter:
         jobs = [patch for name in prompts for patch in patches[name]]
         canvases: dict[str, Canvas] = {}
         left = {name: len(patches[name]) for name in prompts}
+        owners = SureOwners.of({n: p.coarse for n, p in prompts.items() if p.coarse is not None})
         for start in range(0, len(jobs), self.settings.batch):
             batch = jobs[start : start + self.settings.batch]
             questions = [self._question(prompts[patch.structure], patch, grid) for patch in batch]
-            for patch, answer in zip(batch, self._decoder.answer(grid.hu, questions), strict=True):
+            answers = self._decoder.answer(grid.hu, questions)
+            if self.settings.correct and owners is not None:
+                answers = self._corrected(grid, owners, questions, answers)
+            for patch, answer in zip(batch, answers, strict=True):
                 name = patch.structure
                 if name not in canvases:
                     coarse = prompts[name].coarse
@@ -191,6 +202,23 @@ class Segmenter:
                 left[name] -= 1
                 if left[name] == 0:
                     yield name, canvases.pop(name), len(patches[name])
+
+    def _corrected(
+        self,
+        grid: Volume,
+        owners: SureOwners,
+        questions: Sequence[Question],
+        answers: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Answers (n, 64, 64, 64), those that contradict sure coarse masks given anew."""
+        clicks = [correcting_clicks(owners, q.patch, a) for q, a in zip(questions, answers, strict=True)]
+        again = [i for i, found in enumerate(clicks) if found]
+        if again:
+            asked = [
+                Question(questions[i].patch, (*questions[i].clicks, *clicks[i]), answers[i]) for i in again
+            ]
+            answers[again] = self._decoder.answer(grid.hu, asked)
+        return answers
 
     def _patches(self, name: str, prompt: Prompt, grid: Volume) -> list[Patch]:
         """Cubes that cover a coarse mask, and one around each click of a person."""

@@ -25,6 +25,7 @@ from torch import nn
 from ctsam3d.training.loop import Schedule, fast_in_half_precision, train
 from ctsam3d.training.recipe import BUNDLED, Recipe, read_recipes
 
+_PHANTOMS = 6  # procedural ones
 _LICENCE = "CC-BY-NC-SA-4.0"
 
 
@@ -33,8 +34,10 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from ctsam3d.training.cases import read_case, save_case
+    from ctsam3d.network.config import SPACING_MM
+    from ctsam3d.training.cases import read_case, read_hu, save_case
     from ctsam3d.training.localizer import CACHE_SPACING_MM
+    from ctsam3d.training.objects import objects_in, procedural
 
     coarse = read_recipes(options.recipe).coarse
     for network in ("localizer", "cubes"):
@@ -46,6 +49,14 @@ def _prepare(options: argparse.Namespace) -> None:
             spacing_mm = 2.0 if folder.name.startswith("icrp") else 1.5
             save_case(read_case(folder, spacing_mm), options.cache / "cubes" / f"{folder.name}.npz")
         print(folder.name, flush=True)
+    for image in sorted(options.data.glob("unlabeled/*.nii.gz")):
+        name = image.name.removesuffix(".nii.gz")
+        objects = objects_in(name, read_hu(image, SPACING_MM), SPACING_MM)
+        save_case(objects, options.cache / "cubes" / f"objects_{name}.npz")
+        print(name, flush=True)
+    for seed in range(_PHANTOMS):
+        name = f"objects_phantom_{seed}"
+        save_case(procedural(name, seed), options.cache / "cubes" / f"{name}.npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,9 @@ def _cubes(options: argparse.Namespace) -> None:
     initialise(network, options.seed)
     plan, folder, windows_hu = _plan(options, "cubes"), options.cache / "cubes", network.config.windows_hu
     recipe = plan.recipe
-    mixture = Mixture(recipe.synthetic, recipe.coarse_prompt, recipe.off_target, often=plan.often)
+    mixture = Mixture(
+        recipe.synthetic, recipe.coarse_prompt, recipe.off_target, objects=recipe.objects, often=plan.often
+    )
     samples = CubeSamples.from_cache(folder, plan.trained_on, windows_hu, mixture)
     clicked = Mixture(synthetic=0, coarse_prompt=0, off_target=0)
     kept_aside = CubeSamples.from_cache(folder, plan.kept_aside, windows_hu, clicked)

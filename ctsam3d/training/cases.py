@@ -99,11 +99,7 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
     document = json.loads((folder / "labels.json").read_text())
     labels = _on_grid(nibabel.load(folder / "labels.nii.gz"), spacing_mm, order=0).astype(np.uint8)
     image = folder / "ct.nii.gz"
-    hu = (
-        _on_grid(nibabel.load(image), spacing_mm, order=1).round().astype(np.int16)
-        if image.exists()
-        else None
-    )
+    hu = read_hu(image, spacing_mm) if image.exists() else None
     organs = folder / "organs.nii.gz"
     tissue = _on_grid(nibabel.load(organs), spacing_mm, order=0).astype(np.uint8) if organs.exists() else None
     return Case(
@@ -116,6 +112,13 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
         known=known_classes(document),
         spacing_mm=spacing_mm,
     )
+
+
+def read_hu(image: Path, spacing_mm: float) -> NDArray[np.int16]:
+    """HU (z, y, x) of a NIfTI image on a cubic LPS+ grid."""
+    import nibabel
+
+    return _on_grid(nibabel.load(image), spacing_mm, order=1).round().astype(np.int16)
 
 
 def _on_grid(image: object, spacing_mm: float, order: int) -> NDArray[np.float32]:

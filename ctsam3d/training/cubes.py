@@ -30,6 +30,7 @@ from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
 _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=6, flip_probability=0.5)
 _REACH_MM = np.full(3, CUBE_VOXELS * SPACING_MM / 2 * 1.9 + 10)
+OBJECT = "object_"  # what the names of things without a name begin with
 _COARSE_FACTOR = 4  # the localizer's voxels are 6 mm
 
 
@@ -46,6 +47,7 @@ class Mixture:
         0.12,
         0.08,
     )  # of the steps: how often one, two, ... rounds of clicks
+    objects: float = 0.0  # share of objects without a name, where there are cases of such
     often: Callable[[str], float] = as_often
 
 
@@ -64,7 +66,10 @@ class CubeSamples:
     """Draws training samples; a sample is a function of its (seed, step, item) alone."""
 
     def __init__(self, cases: list[Case], windows_hu: windows.Windows, mixture: Mixture) -> None:
-        self.prepared = [_prepare(case) for case in cases]
+        prepared = [_prepare(case) for case in cases]
+        # what has no name in the catalogue is drawn apart from what has one
+        self.objects = [p for p in prepared if any(n.startswith(OBJECT) for n in p.places)]
+        self.prepared = [p for p in prepared if p not in self.objects]
         self.windows_hu, self.mixture = windows_hu, mixture
 
     @classmethod
@@ -81,13 +86,15 @@ class CubeSamples:
 
     def choose(self, rng: np.random.Generator) -> _Place:
         """A voxel of a structure, each structure as likely as any other, in a real or a painted case."""
+        if self.objects and rng.random() < self.mixture.objects:
+            prepared = self.objects[int(rng.integers(len(self.objects)))]
+            return _place(rng, prepared, str(rng.choice(sorted(prepared.places))), synthetic=False)
         synthetic = rng.random() < self.mixture.synthetic
         pool = [p for p in self.prepared if (p.body_mm is not None if synthetic else p.case.hu is not None)]
         wanted = choose(rng, {c for p in pool for c in p.places}, self.mixture.often)
         having = [p for p in pool if wanted in p.places]
         prepared = having[int(rng.integers(len(having)))]
-        centre = prepared.places[wanted][rng.integers(len(prepared.places[wanted]))].astype(float)
-        return _Place(prepared, wanted, synthetic, centre)
+        return _place(rng, prepared, wanted, synthetic=synthetic)
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         """`cube` (C, z, y, x), `truth`, `known` and `previous` (1, z, y, x), `click_xyz` (1, 3)."""
@@ -170,6 +177,11 @@ class _Place:
         return paint(rng, clothe(rng, inside, body_mm), case.names, SPACING_MM)
 
 
+def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthetic: bool) -> _Place:
+    voxels = prepared.places[wanted]
+    return _Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
+
+
 def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What a 6 mm localizer might have said of a structure: moved, blurred, too large or small, cut or with a blob."""
     moved = torch.from_numpy(truth.astype(np.float32))[None, None]
@@ -197,6 +209,8 @@ def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.fl
 
 
 def _prepare(case: Case) -> _Prepared:
+    if all(name.startswith(OBJECT) for name in case.names.values()):
+        return _prepare_objects(case)
     allowed = case.allowed()
     single = allowed.sum(axis=1) == 1
     found_boxes = ndimage.find_objects(case.labels, 255)
@@ -221,6 +235,22 @@ def _prepare(case: Case) -> _Prepared:
     whole = len(case.known) >= len(LOCALIZED) - 10
     body = body_of(case.labels, case.spacing_mm) if whole else None
     return _Prepared(case, truth_of, known_of, places, body)
+
+
+def _prepare_objects(case: Case) -> _Prepared:
+    """Every label is a thing of its own, and of every voxel in the image it is known whether it is that."""
+    known = np.arange(256) < 255  # 255 is beyond the image
+    truth_of, known_of, places = {}, {}, {}
+    for label, box in enumerate(ndimage.find_objects(case.labels), 1):
+        if box is None:
+            continue
+        inside = case.labels[box] == label
+        deep = ndimage.binary_erosion(inside)
+        found = np.argwhere(deep if deep.any() else inside) + [s.start for s in box]
+        name = case.names[label]
+        truth_of[name], known_of[name] = np.arange(256) == label, known
+        places[name] = found[:: max(1, len(found) // 2000)].astype(np.int32)
+    return _Prepared(case, truth_of, known_of, places, None)
 
 
 def error_clicks(
