@@ -63,7 +63,7 @@ def objects_in(name: str, hu: NDArray[np.int16], spacing_mm: float) -> Case:
 
 
 def procedural(name: str, seed: int, spacing_mm: float = 1.5, count: int = 60, side: int = 128) -> Case:
-    """A phantom (side, side, side) of balls, ellipsoids and bent tubes in soft tissue; the later lie over the earlier."""
+    """A phantom (side, side, side) of balls, ellipsoids and bent tubes in soft tissue; later ones on top."""
     rng = np.random.default_rng(seed)
     shape = (side,) * 3
     background = rng.uniform(-100, 60)
