@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ctsam3d.imaging.resample import labels_to_source
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
-from ctsam3d.prompting.prompt import COARSE_FACTOR, Prompt
+from ctsam3d.prompting.prompt import COARSE_FACTOR, Prompt, PromptKind
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.patches import patch_at
@@ -22,6 +22,11 @@ class Given:
     """A prompter that has its prompts already, so that two rows of a table start from the same ones."""
 
     given: Mapping[str, Prompt]
+
+    @property
+    def kind(self) -> PromptKind:
+        """Its prompts are the localizer's."""
+        return PromptKind.LOCALIZER
 
     @property
     def structures(self) -> tuple[str, ...]:
