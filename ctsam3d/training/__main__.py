@@ -6,6 +6,7 @@ cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
 plot        run folder -> PNG of losses, validation and speed
 export      run folder -> safetensors with facts of the training
+calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out, into a file of weights
 """
 
 from __future__ import annotations
@@ -181,6 +182,29 @@ def _export(options: argparse.Namespace) -> None:
     print(options.out)
 
 
+def _calibrate(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    import pyarrow.parquet as pq
+
+    from ctsam3d.network import checkpoint
+    from ctsam3d.segmentation.confidence import FACT, Evidence
+    from ctsam3d.training.calibrate import fit, leave_one_out_error
+
+    rows = [row for path in options.scores for row in pq.read_table(path).to_pylist()]
+    rows = [r for r in rows if r["evidence_agreement"] is not None and r["dice"] is not None]
+    evidence = [
+        Evidence(*(row[f"evidence_{part.name}"] for part in dataclasses.fields(Evidence))) for row in rows
+    ]
+    dice, cases = [row["dice"] for row in rows], [row["case"] for row in rows]
+    fitted = {**dataclasses.asdict(fit(evidence, dice)), "masks": len(rows)}
+    error = leave_one_out_error(evidence, dice, cases)
+    tensors, info = checkpoint.read_tensors(options.weights)
+    training = {**info.facts.training, FACT: fitted | {"mean_error": round(error, 4)}}
+    checkpoint.save_tensors(options.weights, tensors, dataclasses.replace(info.facts, training=training))
+    print(f"{options.weights}: {training[FACT]}")
+
+
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m ctsam3d.training", description=__doc__)
@@ -220,6 +244,11 @@ def main() -> None:
     export.add_argument("--cross-patch", type=Path, help="run folder of a cube network's cross-patch part")
     export.add_argument("--facts", default="{}", help="JSON object added to the file's training facts")
     export.set_defaults(run_command=_export)
+
+    calibrate = commands.add_parser("calibrate")
+    calibrate.add_argument("weights", type=Path, help="of a cube network; written anew")
+    calibrate.add_argument("scores", type=Path, nargs="+", help="scores.parquet of `ctsam3d evaluate`")
+    calibrate.set_defaults(run_command=_calibrate)
 
     plot = commands.add_parser("plot")
     plot.add_argument("run", type=Path)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import shutil
+import sys
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ctsam3d.network import checkpoint
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
+from ctsam3d.segmentation.segmenter import weights_path
+from ctsam3d.training.__main__ import main
 from ctsam3d.training.calibrate import fit, leave_one_out_error
 
 
@@ -64,3 +74,24 @@ def test_coefficients_are_read_from_facts() -> None:
     assert Coefficients.of_facts({}) is None
     facts = {"confidence": {"bias": 0.1, "sharpness": 1, "agreement": 2, "localized": 0.5}}
     assert Coefficients.of_facts(facts) == Coefficients(0.1, 1.0, 2.0, 0.5)
+
+
+def test_scores_are_fitted_into_the_facts_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence, dice = _masks(30)
+    rows = [
+        {"case": f"case{i % 5}", "dice": d, "evidence_sharpness": e.sharpness,
+         "evidence_agreement": e.agreement, "evidence_localized": e.localized}
+        for i, (e, d) in enumerate(zip(evidence, dice, strict=True))
+    ]  # fmt: skip
+    rows.append(rows[0] | {"evidence_agreement": None})  # of clicks alone
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
+    weights = tmp_path / "nano.safetensors"
+    shutil.copy(weights_path("nano"), weights)
+    arguments = ["training", "calibrate", str(weights), str(tmp_path / "scores.parquet")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    model, info = checkpoint.load(weights)
+    assert Coefficients.of_facts(info.facts.training) == fit(evidence, dice)
+    assert info.facts.training["confidence"]["masks"] == 30
+    before, _ = checkpoint.load(weights_path("nano"))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
