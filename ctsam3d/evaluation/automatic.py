@@ -22,7 +22,6 @@ class Given:
     """A prompter that has its prompts already, so that two rows of a table start from the same ones."""
 
     given: Mapping[str, Prompt]
-    kind: PromptKind
 
     @property
     def kind(self) -> PromptKind:
@@ -51,7 +50,7 @@ def localized_and_refined(
         structures: out of the segmenter's.
     """
     prompts = segmenter.localizer.prompts(grid, structures)
-    refined = segmenter.segment(volume, structures, Given(prompts, segmenter.localizer.kind))
+    refined = segmenter.segment(volume, structures, Given(prompts))
     return _coarse(segmenter, prompts, volume, grid, structures), refined
 
 
