@@ -62,6 +62,7 @@ class SeriesFacts:
         geometry_fix: what was dealt with in the geometry, names of `GeometryFix`; empty where nothing had to be.
         frame_slices: for each frame in order along the normal, the volume's slice at its place or nearest to it:
             masks go back to the frames by it. None where slices are the frames.
+        frame_of_reference_uid: what positions refer to; a label map of another one does not lie on this image.
     """
 
     study_instance_uid: str | None
@@ -82,6 +83,7 @@ class SeriesFacts:
     instances_set_aside: int
     geometry_fix: tuple[str, ...] = ()
     frame_slices: tuple[int, ...] | None = None
+    frame_of_reference_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,6 +286,7 @@ def _facts(collected: Collected, slots: list[_Slot], stack: Stack) -> SeriesFact
         instances_set_aside=collected.objects - len(headers),
         geometry_fix=_fixes(headers, stack),
         frame_slices=None if stack.is_even else tuple(int(k) for k in np.rint(stack.placed)),
+        frame_of_reference_uid=first.frame_of_reference_uid,
     )
 
 

@@ -60,6 +60,7 @@ class Header:
     study_instance_uid: str | None
     series_instance_uid: str | None
     sop_instance_uid: str | None
+    frame_of_reference_uid: str | None
     sop_class_uid: str | None
     transfer_syntax_uid: str
     modality: str | None
@@ -152,6 +153,7 @@ def _header(parsed: Parsed, complete: bool) -> Header:
         study_instance_uid=_uid(ds, "StudyInstanceUID"),
         series_instance_uid=_uid(ds, "SeriesInstanceUID"),
         sop_instance_uid=_uid(ds, "SOPInstanceUID") or _checked_uid(parsed.media_sop_instance_uid),
+        frame_of_reference_uid=_uid(ds, "FrameOfReferenceUID"),
         sop_class_uid=sop_class,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
         modality=_text(ds, "Modality"),

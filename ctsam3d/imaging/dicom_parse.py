@@ -37,6 +37,7 @@ HEADER_TAGS: list[int] = [
     0x00200012,  # AcquisitionNumber
     0x00200032,  # ImagePositionPatient
     0x00200037,  # ImageOrientationPatient
+    0x00200052,  # FrameOfReferenceUID
     0x00280002,  # SamplesPerPixel
     0x00280004,  # PhotometricInterpretation
     0x00280008,  # NumberOfFrames

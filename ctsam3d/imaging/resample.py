@@ -100,6 +100,46 @@ def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) ->
     return np.ascontiguousarray(from_canonical(out, source))
 
 
+def mask_to_box(
+    mask: NDArray[np.bool_], source: Geometry, grid: Geometry, block: int
+) -> tuple[tuple[slice, slice, slice], NDArray[np.bool_]]:
+    """A mask on the part of another grid that it reaches: each voxel takes the nearest one of the mask.
+
+    Args:
+        mask: (z, y, x) on `source`.
+        source: where the mask lies; its axes must be nearest to LPS+.
+        grid: the grid asked for, axes along LPS+.
+        block: the part starts and ends at multiples of so many voxels.
+
+    Returns:
+        The part as slices of `grid` that may end beyond it, and the mask there, False beyond the grid; an empty part
+        where mask and grid lie apart.
+    """
+    rounded = _rounded(source)
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in mask.shape], indexing="ij")).reshape(3, -1).T
+    reached = grid.to_index_zyx(rounded.to_world_xyz_mm(corners))
+    low = np.clip(np.floor(reached.min(axis=0) + 0.5), 0, None).astype(int) // block * block
+    high = np.minimum(np.ceil(reached.max(axis=0) + 0.5), grid.shape_zyx).astype(int)
+    size = -(-(high - low) // block) * block
+    if (high <= low).any():
+        return (slice(0, 0), slice(0, 0), slice(0, 0)), np.zeros((0, 0, 0), dtype=bool)
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_world_xyz_mm(low)
+    part = Geometry((int(size[0]), int(size[1]), int(size[2])), affine)
+    to_mask = np.linalg.inv(rounded.affine) @ part.affine
+    there = np.zeros(part.shape_zyx, dtype=bool)
+    inside = np.minimum(size, np.array(grid.shape_zyx) - low)
+    for k in range(int(inside[0])):
+        nearest = [np.rint(c).astype(np.int64) for c in _slice_coordinates(to_mask, part.shape_zyx, k)]
+        within = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(nearest, mask.shape, strict=True)])
+        z, y, x = (np.where(within, i, 0) for i in nearest)
+        there[k] = mask[z, y, x] & within
+    there[:, int(inside[1]) :] = False
+    there[:, :, int(inside[2]) :] = False
+    box = (slice(low[0], low[0] + size[0]), slice(low[1], low[1] + size[1]), slice(low[2], low[2] + size[2]))
+    return box, there
+
+
 def _rounded(canonical: Geometry) -> Geometry:
     """The canonical grid with origin, spacing and cosines rounded, so float32 copies of a header agree."""
     affine = canonical.affine.astype(np.float32).astype(np.float64)

@@ -1,0 +1,228 @@
+"""Label maps that somebody made of a study: a NIfTI file or a folder of them in; names and masks of labels out.
+
+Of one NIfTI file the names come from a JSON file beside it (`labels.json` beside `labels.nii.gz`), else from the table
+that TotalSegmentator and Connectome Workbench write into the header. A file without names is refused: TotalSegmentator
+has numbered its classes in two ways, and a guess would give one organ another's name. In a folder each file is one
+structure's mask and names it: `liver.nii.gz`. What DICOM has for this is read by `ctsam3d.imaging.dicom_seg`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.nifti import read_labels
+from ctsam3d.imaging.orientation import canonical_geometry, to_canonical
+from ctsam3d.outcome import Reason, Rejected
+
+SUFFIXES = (".nii.gz", ".nii")
+_MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CodedName:
+    """What DICOM says a segment is, each as (scheme, value); None where it does not say.
+
+    Attributes:
+        kind: the type of what is segmented.
+        category: the category of that type.
+        region: the part of the body it is in.
+        sides: modifiers of the type and of the region.
+    """
+
+    kind: tuple[str, str] | None
+    category: tuple[str, str] | None
+    region: tuple[str, str] | None
+    sides: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label of a map.
+
+    Attributes:
+        key: what its source calls it: a number, or a file.
+        text: its name as written.
+        coded: its name as DICOM codes; None in NIfTI.
+    """
+
+    key: int | str
+    text: str
+    coded: CodedName | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelMask:
+    """One label's voxels, cut to a box around them.
+
+    Attributes:
+        mask: bool (z, y, x), axes nearest to LPS+, however the source stores them.
+        geometry: of the box.
+    """
+
+    mask: NDArray[np.bool_]
+    geometry: Geometry
+
+
+class LabelMaps(Protocol):
+    """Labels of one study, from whatever kind of file."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """All that are named, whether or not they have voxels."""
+        ...
+
+    @property
+    def series_uids(self) -> frozenset[str]:
+        """Series that the labels are said to be of; empty where nothing is said."""
+        ...
+
+    @property
+    def frame_of_reference_uid(self) -> str | None:
+        """The frame of reference that the labels lie in; None where nothing is said."""
+        ...
+
+    def mask(self, label: Label) -> LabelMask | None:
+        """The voxels of a label; None where it has none."""
+        ...
+
+
+class _Nifti:
+    series_uids: frozenset[str] = frozenset()
+    frame_of_reference_uid: str | None = None
+
+
+class NiftiLabelMap(_Nifti):
+    """One NIfTI file whose values are labels."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Rejected: MALFORMED and others as `read_labels`; MALFORMED for a file without usable names."""
+        names = _names_beside(path) or _names_within(path)
+        if not names and _json_beside(path).is_file():
+            raise Rejected(
+                Reason.MALFORMED, f'{_json_beside(path).name}: expected names by label, as {{"1": "liver"}}'
+            )
+        if not names:
+            raise Rejected(
+                Reason.MALFORMED,
+                f"the label map has no names: expected {_json_beside(path).name} beside it or a table in its header",
+            )
+        self.labels = tuple(Label(key, text) for key, text in sorted(names.items()))
+        labels, geometry = read_labels(path)
+        self._map = to_canonical(labels, geometry)
+        self._geometry = canonical_geometry(geometry)
+        self._boxes = ndimage.find_objects(np.ascontiguousarray(self._map))
+
+    def mask(self, label: Label) -> LabelMask | None:
+        assert isinstance(label.key, int)
+        box = self._boxes[label.key - 1] if label.key <= len(self._boxes) else None
+        return None if box is None else LabelMask(self._map[box] == label.key, part_of(self._geometry, box))
+
+
+class NiftiFolder(_Nifti):
+    """A folder of NIfTI files, each the mask of the structure it is named after; read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        files = {name: file for file in sorted(folder.iterdir()) if (name := _stem(file)) is not None}
+        if not files:
+            raise Rejected(
+                Reason.EMPTY_OBJECT, "expected masks such as liver.nii.gz in the folder, found none"
+            )
+        self.labels = tuple(Label(str(file), name) for name, file in files.items())
+
+    def mask(self, label: Label) -> LabelMask | None:
+        """Raises Rejected: as `read_labels`; MALFORMED for a file with more than one label."""
+        labels, geometry = read_labels(Path(label.key))  # type: ignore[arg-type]
+        values = np.flatnonzero(np.bincount(labels.ravel()))
+        if len(values[values > 0]) > 1:
+            raise Rejected(
+                Reason.MALFORMED,
+                f"{Path(str(label.key)).name}: found {len(values[values > 0])} labels, expected one structure's mask",
+            )
+        return cut_out(labels > 0, geometry)
+
+
+def cut_out(mask: NDArray[np.bool_], geometry: Geometry) -> LabelMask | None:
+    """A mask stored in any order, cut to its voxels; None where there are none."""
+    upright = to_canonical(mask, geometry)
+    boxes = ndimage.find_objects(np.ascontiguousarray(upright).view(np.uint8))
+    if not boxes:
+        return None
+    return LabelMask(upright[boxes[0]], part_of(canonical_geometry(geometry), boxes[0]))
+
+
+def part_of(geometry: Geometry, box: tuple[slice, ...]) -> Geometry:
+    """The grid of a box of voxels."""
+    start = np.array([s.start for s in box])
+    affine = geometry.affine.copy()
+    affine[:3, 3] = geometry.to_world_xyz_mm(start)
+    z, y, x = (s.stop - s.start for s in box)
+    return Geometry((z, y, x), affine)
+
+
+def _stem(path: Path) -> str | None:
+    """The name of a NIfTI file without its suffix; None for any other."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    return path.name.removesuffix(suffix) if suffix and path.is_file() else None
+
+
+def _json_beside(path: Path) -> Path:
+    return path.with_name(f"{_stem(path) or path.stem}.json")
+
+
+def _names_beside(path: Path) -> dict[int, str]:
+    """Names by label from the JSON beside a file: {"1": "liver"}, alone or as its `labels`; none from any other."""
+    beside = _json_beside(path)
+    if not beside.is_file() or beside.stat().st_size > _MAX_JSON_BYTES:
+        return {}
+    try:
+        found = json.loads(beside.read_bytes())
+        if isinstance(found, dict) and isinstance(found.get("labels"), dict):
+            found = found["labels"]
+        return _checked(found)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _names_within(path: Path) -> dict[int, str]:
+    """Names by label from the label table in a header extension."""
+    import defusedxml
+    from defusedxml.ElementTree import ParseError, fromstring
+
+    try:
+        image = nib.load(path)
+        extensions = image.header.extensions if isinstance(image, nib.Nifti1Image) else []
+        for extension in extensions:
+            content = extension.get_content()
+            text = content if isinstance(content, bytes) else str(content).encode()
+            if b"<LabelTable>" in text:
+                # as it ends in the file: padded with blanks and zeros
+                table = fromstring(text.strip(b"\0 \n").decode("utf-8", "strict"))
+                rows = table.iter("Label")
+                return _checked({row.get("Key", ""): (row.text or "").strip() for row in rows})
+    except FileNotFoundError:
+        raise
+    except (ParseError, ValueError, defusedxml.DefusedXmlException):
+        raise Rejected(Reason.MALFORMED, "the label table in the header cannot be read") from None
+    except Exception:  # not a NIfTI file: reading its voxels says so
+        return {}
+    return {}
+
+
+def _checked(table: Any) -> dict[int, str]:
+    """Names by positive label; 0, the background, is left out. ValueError for anything else."""
+    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table.values()):
+        raise ValueError("not a table of names")
+    names = {int(key): str(name) for key, name in table.items()}
+    if any(not 0 <= key <= 65535 for key in names):
+        raise ValueError("not labels")
+    return {key: name for key, name in names.items() if key > 0}
