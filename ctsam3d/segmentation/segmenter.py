@@ -31,7 +31,7 @@ from ctsam3d.network.model import CtSam3d
 from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
-from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, Prompt, Prompter
+from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, CoarseStructure, Prompt, Prompter
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
@@ -43,6 +43,8 @@ from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
 __all__ = ["LOCALIZER_FILE", "Segmenter", "Settings", "weights_path"]
+
+_BLOCK_PROBABILITY = np.float32(0.51)  # of a coarse block that interpolation would lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Settings:
         batch: cubes decoded at a time.
         correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.
         growth: bounds of a structure that grows from clicks.
-        rules: version of the rules in code (plausibility, intensity); raised whenever one of them changes a result.
+        rules: version of the rules in code (plausibility, intensity, thin structures); raised whenever one of them
+            changes a result.
     """
 
     reach_blocks: int = 6
@@ -65,7 +68,7 @@ class Settings:
     batch: int = 4
     correct: bool = False
     growth: Growth = Growth()
-    rules: int = 1
+    rules: int = 2
 
 
 def weights_path(name: str | Path) -> Path:
@@ -272,9 +275,11 @@ class Segmenter:
         """Believe the refined mask or fall back on the coarse one, and enter it into the label map."""
         probability, status, reason, agreement = canvas.probability(), Status.OK, None, None
         if canvas.coarse is not None:
-            agreement, volume_ratio = _compared(probability > 0.5, canvas.coarse > 0.5)
+            assert prompt.coarse is not None
+            coarse = _not_thinned(canvas.coarse, prompt.coarse, canvas.box)
+            agreement, volume_ratio = _compared(probability > 0.5, coarse > 0.5)
             if not self._believed(agreement, volume_ratio):
-                probability, status, reason = canvas.coarse, Status.COARSE, "REFINEMENT_REJECTED"
+                probability, status, reason = coarse, Status.COARSE, "REFINEMENT_REJECTED"
         probability = within_intensity(name, probability, grid.hu[canvas.box])
         mask = probability > 0.5
         label_map.claim(label, canvas.box, probability, mask)
@@ -289,6 +294,21 @@ class Segmenter:
         """Whether a refined mask is near enough to the coarse one that asked for it."""
         low, high = self.settings.volume_ratio
         return agreement >= self.settings.least_dice and low <= volume_ratio <= high
+
+
+def _not_thinned(
+    upsampled: NDArray[np.float32], coarse: CoarseStructure, box: tuple[slice, slice, slice]
+) -> NDArray[np.float32]:
+    """An upsampled coarse probability; where interpolation took most of a thin structure away, its very blocks.
+
+    Without them a refinement of a rib or a vessel would have nothing to be compared with, and any leak be believed.
+    """
+    blocks = coarse.mask
+    for axis, part in enumerate(box):
+        blocks = np.take(blocks, np.arange(part.start, part.stop) // COARSE_FACTOR, axis=axis)
+    if 2 * np.count_nonzero(upsampled > 0.5) >= np.count_nonzero(blocks):
+        return upsampled
+    return np.where(blocks, np.maximum(upsampled, _BLOCK_PROBABILITY), upsampled)
 
 
 def _compared(refined: NDArray[np.bool_], coarse: NDArray[np.bool_]) -> tuple[float, float]:

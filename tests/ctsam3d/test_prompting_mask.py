@@ -18,6 +18,7 @@ from ctsam3d.prompting.mask import MaskPrompter, read_mask
 from ctsam3d.prompting.prompt import COARSE_FACTOR, Prompt, PromptError, PromptKind
 from ctsam3d.segmentation.segmenter import Segmenter
 from tests.anatomy import ORGANS, anatomy_hu, anatomy_series, true_volume_ml
+from tests.ctsam3d.constant_network import with_constant
 from tests.ctsam3d.label_files import label_map, organ, write_nifti, write_seg
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -329,6 +330,24 @@ def test_mask_prompts_go_through_the_network_to_labels_on_the_source_grid(
         assert found.findings[asked].status in (Status.OK, Status.COARSE) and found.findings[asked].clicks > 0
         mask, true = found.labels == found.label_ids[asked], organ(real, volume.geometry)
         assert 2 * (mask & true).sum() / (mask.sum() + true.sum()) > 0.5
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_a_refinement_of_a_thin_structure_that_strays_is_not_believed(
+    value: float, volume: Volume, tmp_path: Path
+) -> None:
+    """A 3 mm tube that interpolation between blocks would lose: neither a leak nor nothing is taken for it."""
+    thin = Geometry.from_spacing((60, 60, 60), (1.0, 1.0, 1.0), (-40.0, -10.0, -30.0))
+    _, y, x = np.mgrid[:60, :60, :60]
+    tube = ((y - 20) ** 2 + (x - 20) ** 2 < 1.5**2).astype(np.uint8)
+    path = write_nifti(tmp_path / "a.nii.gz", tube, thin, beside={1: "common_carotid_artery_left"})
+    found = with_constant(Segmenter.load(), value).segment(
+        volume, ("common_carotid_artery_left",), read_mask(path)
+    )
+    (finding,) = found.findings.values()
+    assert (finding.status, finding.reason) == (Status.COARSE, "REFINEMENT_REJECTED")
+    mask_ml = (found.labels == 1).sum() * volume.geometry.voxel_volume_ml
+    assert 0 < mask_ml < 5 * tube.sum() / 1000
 
 
 @pytest.mark.skipif(

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.geometry import Geometry
@@ -16,6 +15,7 @@ from ctsam3d.network.checkpoint import CheckpointError, load
 from ctsam3d.outcome import Status
 from ctsam3d.segmentation.decoder import ModelOutputInvalid
 from ctsam3d.segmentation.segmenter import LOCALIZER_FILE, Segmenter, weights_path
+from tests.ctsam3d.constant_network import with_constant
 
 ABDOMEN = Path(__file__).parents[2] / "demo" / "studies" / "totalseg_abdomen"
 STRUCTURES = ("liver", "spleen", "brain")
@@ -88,27 +88,6 @@ def test_a_nifti_copy_gives_the_same_masks(
     assert found.findings == answer.findings
 
 
-class _Constant(nn.Module):
-    """Answers every click with the same probability."""
-
-    def __init__(self, like: nn.Module, value: float) -> None:
-        super().__init__()
-        self.config, self.value = like.config, value
-
-    def embed(self, cubes: torch.Tensor) -> torch.Tensor:
-        return cubes
-
-    def decode(self, embeddings: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(embeddings), 1, 64, 64, 64), self.value)
-
-
-def _with_constant(segmenter: Segmenter, value: float) -> Segmenter:
-    model = _Constant(segmenter.model, value)
-    return Segmenter(
-        model, segmenter.localizer, torch.device("cpu"), "0" * 64, {"coarse_prompt": True}, segmenter.settings
-    )
-
-
 def test_what_is_there_does_not_depend_on_what_is_asked_for(segmenter: Segmenter, abdomen: Volume) -> None:
     grid = to_model_grid(abdomen)
     together = segmenter.localizer.locate(grid, segmenter.structures)
@@ -120,7 +99,7 @@ def test_what_is_there_does_not_depend_on_what_is_asked_for(segmenter: Segmenter
 def test_a_refinement_that_strays_is_not_believed(
     segmenter: Segmenter, abdomen: Volume, value: float
 ) -> None:
-    found = _with_constant(segmenter, value).segment(abdomen, ("spleen", "liver"))
+    found = with_constant(segmenter, value).segment(abdomen, ("spleen", "liver"))
     for name in found.label_ids:
         assert found.findings[name].status is Status.COARSE
         assert found.findings[name].reason == "REFINEMENT_REJECTED"
@@ -128,7 +107,7 @@ def test_a_refinement_that_strays_is_not_believed(
 
 def test_numbers_that_are_none_are_never_thresholded(segmenter: Segmenter, abdomen: Volume) -> None:
     with pytest.raises(ModelOutputInvalid):
-        _with_constant(segmenter, float("nan")).segment(abdomen, ("liver",))
+        with_constant(segmenter, float("nan")).segment(abdomen, ("liver",))
 
 
 def test_an_image_of_air_has_no_structures(segmenter: Segmenter) -> None:
