@@ -130,6 +130,14 @@ def verify(
     return ExitCode.DONE if report.ok else ExitCode.UNFINISHED_SERIES
 
 
+class PrompterName(StrEnum):
+    """The names of `ctsam3d.prompting.prompt.PromptKind`, which takes numpy to import."""
+
+    LOCALIZER = "localizer"
+    MASK = "mask"
+    CLICKS = "clicks"
+
+
 class Format(StrEnum):
     """What masks can be exported as."""
 
@@ -167,16 +175,30 @@ def segment(
     ],
     structures: Structures = None,
     weights: Weights = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where structures are: a label map of the study (NIfTI with names, a folder of NIfTI masks, DICOM "
+            "SEG), or clicks (JSON, Parquet). By default the localizer finds them.",
+            show_default=False,
+        ),
+    ] = None,
+    prompter: Annotated[
+        PrompterName | None, typer.Option(help="What --prompts is; by default its content says.")
+    ] = None,
 ) -> int:
     """Segment one CT on this machine, without a cluster."""
+    from ctsam3d.prompting.prompt import PromptKind
+    from pipelines.prompts import PromptSource
     from pipelines.segmenters import BundledOrFile
     from pipelines.single import segment_file
 
     config = _settings(None, structures, weights)
-    rows = segment_file(input_path, dest, config, BundledOrFile(config.weights))
+    given = PromptSource.of(prompts, PromptKind(prompter) if prompter else None)
+    rows = segment_file(input_path, dest, config, BundledOrFile(config.weights), given)
     for row in rows:
         volume = "-" if row.volume_ml is None else f"{row.volume_ml:.1f} ml"
-        print(f"{row.structure:32} {row.status:10} {volume:>12}")
+        print(f"{row.structure:32} {row.status:10} {volume:>12}  {' '.join(row.flags or ())}".rstrip())
     return ExitCode.DONE
 
 

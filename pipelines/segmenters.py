@@ -10,14 +10,20 @@ from pipelines.faults import UsageError
 
 if TYPE_CHECKING:
     from ctsam3d.imaging.volume import Volume
+    from ctsam3d.prompting.prompt import Prompter
     from ctsam3d.segmentation.result import StudySegmentation
 
 
 class Segmenter(Protocol):
     """Finds whole structures in one CT."""
 
-    def segment(self, volume: Volume, structures: Sequence[str]) -> StudySegmentation:
-        """Labels on the volume's own grid, and a finding for every structure asked for."""
+    def segment(
+        self, volume: Volume, structures: Sequence[str], prompter: Prompter | None = None
+    ) -> StudySegmentation:
+        """Labels on the volume's own grid, and a finding for every structure asked for.
+
+        A segmenter that finds structures in its own way is never given a prompter by a run.
+        """
         ...
 
 

@@ -13,10 +13,13 @@ from ctsam3d.imaging.nifti import read_volume, write_labels
 from ctsam3d.imaging.orientation import orientation_code
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected, Status
+from ctsam3d.prompting.prompt import PromptError, PromptKind
 from pipelines import identity, parquet
 from pipelines.cohort.measure import structure_rows
 from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import UsageError
+from pipelines.prompts import PromptSource, named
+from pipelines.prompts import read as read_prompts
 from pipelines.records import Provenance, Record, SeriesRow, StructureRow, encode_record, read_record
 from pipelines.schemas import STRUCTURES
 from pipelines.segmenters import SegmenterSource
@@ -24,7 +27,11 @@ from pipelines.version import code_version
 
 
 def segment_file(
-    source: Path, destination: Path, config: RunConfig, segmenter: SegmenterSource
+    source: Path,
+    destination: Path,
+    config: RunConfig,
+    segmenter: SegmenterSource,
+    prompts: PromptSource | None = None,
 ) -> tuple[StructureRow, ...]:
     """Write labels.nii.gz, labels.json, series.json and structures.parquet for one CT.
 
@@ -33,12 +40,13 @@ def segment_file(
         destination: a folder, made where missing.
         config: structures, weights and limits.
         segmenter: where the segmenter comes from.
+        prompts: where structures are; None asks the localizer.
 
     Returns:
         A row per requested structure, the same that a run over a bucket would publish.
 
     Raises:
-        UsageError: an input that cannot be read or is refused, unusable weights, an unknown structure.
+        UsageError: an input that cannot be read or is refused, unusable weights or prompts, an unknown structure.
     """
     try:
         volume, facts = _read(source, limits_of(config))
@@ -46,20 +54,32 @@ def segment_file(
         raise UsageError(f"{source}: {refusal}") from None
     except (OSError, ValueError) as fault:
         raise UsageError(f"{source}: cannot be read: {fault}") from None
-    known = segmenter.identity()
+    given = read_prompts(prompts, facts) if prompts else None
+    selection = ",".join(config.structures)
     try:
-        structures = resolve(",".join(config.structures), known.structures)
+        if given:  # a wrong name is told before weights are loaded
+            structures = resolve(selection, given.prompter.structures, given.everything)
+        known = segmenter.identity()
+        if not given:
+            structures = resolve(selection, known.structures)
         destination.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as fault:
         raise UsageError(str(fault)) from None
-    found = segmenter.load().segment(volume, structures)
+    try:
+        # a segmenter may have no use for a prompter
+        prompter = (given.prompter,) if given else ()
+        found = segmenter.load().segment(volume, structures, *prompter)
+    except PromptError as fault:
+        raise fault if prompts is None else named(prompts, fault) from None
     rows = structure_rows(volume, found, structures)
     write_labels(destination / "labels.nii.gz", found.labels, volume.geometry)
     names = {str(label): name for name, label in sorted(found.label_ids.items(), key=lambda item: item[1])}
     (destination / "labels.json").write_text(json.dumps(names, indent=1) + "\n")
-    facts_json = json.dumps(_facts(volume, facts), indent=1, allow_nan=False)
+    told = dict(given.facts) if given else {"prompter": str(PromptKind.LOCALIZER)}
+    facts_json = json.dumps(_facts(volume, facts) | told, indent=1, allow_nan=False)
     (destination / "series.json").write_text(facts_json + "\n")
-    settings = config_hash(meaning(config, structures, known.settings))
+    shaped_by = {**known.settings, **({"prompts": given.identity} if given else {})}
+    settings = config_hash(meaning(config, structures, shaped_by))
     table = read_record(_record(volume, facts, rows, settings, known.weights_sha256), masks=False).structures
     (destination / "structures.parquet").write_bytes(parquet.write([table], STRUCTURES))
     return rows
