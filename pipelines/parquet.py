@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _ROWS_PER_GROUP = 131_072
+# Columns that files of the same schema version may lack: any other that is missing is damage.
+ADDED_COLUMNS = frozenset({"flags", "prompter", "geometry_fix", "frame_slices"})
 _VERSION_KEY = b"ctsam3d.schema_version"
 
 
@@ -54,6 +56,10 @@ def read(
         table = file.read(
             columns=[name for name in columns if name in there] if columns is not None else None
         )
+        table.validate(full=True)
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        if not table.num_rows == sum(groups) == file.metadata.num_rows:
+            raise ParquetDamaged("the file's row counts contradict each other")
     except ParquetDamaged:
         raise
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
@@ -83,13 +89,13 @@ def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
 
 
 def _is_same_or_older(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Whether a file has the columns of the schema, in order, but for some that may be null.
+    """Whether a file has the columns of the schema, in order, but for those that were added later.
 
     Columns are added to a schema and never taken away or changed without a new version.
     """
     known = [field for field in schema if field.name in found.names]
     added = [field for field in schema if field.name not in found.names]
-    return found.equals(pa.schema(known)) and all(field.nullable for field in added)
+    return found.equals(pa.schema(known)) and all(field.name in ADDED_COLUMNS for field in added)
 
 
 def _explain(fault: Exception) -> str:
