@@ -63,7 +63,9 @@ class Resources:
         cpus_per_commit: share of a CPU a measuring and writing task takes.
         torch_threads: of each replica; None divides a node's cores among its replicas.
         fetch_threads: objects of one series fetched at a time.
-        max_task_retries: how often a series whose worker died is tried again.
+        decode_timeout_s: CPU time that parsing and decoding one series may take, and time it may stand still.
+        decode_memory_bytes: address space it may take; None reckons it from the series' size.
+        max_task_retries: how often a series whose worker, or whose decoding child, died is tried again.
         series_timeout_s: how long one series may hold a worker; one that overruns counts as a worker's death.
     """
 
@@ -77,6 +79,8 @@ class Resources:
     cpus_per_commit: Annotated[float, Field(gt=0, lt=1)] = 0.25
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     fetch_threads: Annotated[int, Field(ge=1, le=256)] = 16
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    decode_memory_bytes: Annotated[int, Field(gt=0)] | None = None
     max_task_retries: Annotated[int, Field(ge=0)] = 2
     series_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
 

@@ -21,6 +21,7 @@ from pipelines.faults import UsageError
 from pipelines.prompts import PromptSource, named
 from pipelines.prompts import read as read_prompts
 from pipelines.records import Provenance, Record, SeriesRow, StructureRow, encode_record, read_record
+from pipelines.sandbox import SandboxFailure, is_supported, warm
 from pipelines.schemas import STRUCTURES
 from pipelines.segmenters import SegmenterSource
 from pipelines.version import code_version
@@ -49,10 +50,10 @@ def segment_file(
         UsageError: an input that cannot be read or is refused, unusable weights or prompts, an unknown structure.
     """
     try:
-        volume, facts = _read(source, limits_of(config))
+        volume, facts = _read(source, limits_of(config), config.resources.decode_timeout_s)
     except Rejected as refusal:
         raise UsageError(f"{source}: {refusal}") from None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, SandboxFailure) as fault:
         raise UsageError(f"{source}: cannot be read: {fault}") from None
     given = read_prompts(prompts, facts) if prompts else None
     selection = ",".join(config.structures)
@@ -85,9 +86,10 @@ def segment_file(
     return rows
 
 
-def _read(source: Path, limits: Limits) -> tuple[Volume, SeriesFacts | None]:
+def _read(source: Path, limits: Limits, timeout_s: float) -> tuple[Volume, SeriesFacts | None]:
     if source.is_dir():
-        series = read_folder(source, limits)
+        sandbox = warm(timeout_s) if is_supported() else None
+        series = sandbox.read_folder(source, limits) if sandbox else read_folder(source, limits)
         return series.volume, series.facts
     if not source.is_file():
         raise FileNotFoundError("expected a folder of DICOM objects or a NIfTI file, found nothing")

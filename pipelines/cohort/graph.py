@@ -25,7 +25,7 @@ from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
 from pipelines.cluster import ClusterLost, nodes
 from pipelines.cohort.commit import Outcome, Stamp, commit
-from pipelines.cohort.load import load
+from pipelines.cohort.load import Decoding, load
 from pipelines.cohort.measure import measure
 from pipelines.cohort.rows import Row, from_row, to_row
 from pipelines.cohort.shape import ReplicaShape, replica_shape
@@ -34,6 +34,7 @@ from pipelines.config import Resources
 from pipelines.deadline import deadline
 from pipelines.manifest import SeriesRef
 from pipelines.replica import Replica
+from pipelines.sandbox import is_supported, warm
 from pipelines.segmenters import SegmenterSource
 from pipelines.store import Store
 
@@ -118,10 +119,15 @@ class LoadTask:
     job: Job
 
     def __call__(self, row: Row) -> Row:
-        ref, stamp = SeriesRef.from_columns(row), self.job.stamp
+        ref, stamp, resources = SeriesRef.from_columns(row), self.job.stamp, self.job.resources
         work = Work(ref, ref.record_key(stamp.config_hash, stamp.weights_sha256))
-        with deadline(self.job.resources.series_timeout_s):
-            return to_row(load(work, self.job.source, self.job.limits, self.job.resources.fetch_threads))
+        decoding = Decoding(
+            warm(resources.decode_timeout_s) if is_supported() else None,
+            resources.max_task_retries + 1,
+            resources.decode_memory_bytes,
+        )
+        with deadline(resources.series_timeout_s):
+            return to_row(load(work, self.job.source, self.job.limits, resources.fetch_threads, decoding))
 
 
 @dataclass(frozen=True, slots=True)

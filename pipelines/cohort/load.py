@@ -4,21 +4,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ctsam3d.imaging.dicom import Limits, read_series
+from ctsam3d.imaging.dicom import DicomSeries, Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
 from pipelines.cohort.work import Work, guarded
+from pipelines.manifest import SeriesRef
 from pipelines.prefetch import prefetch
 from pipelines.reasons import Failure
+from pipelines.sandbox import Sandbox, SandboxFailure, memory_for
 from pipelines.store import Changed, ObjectInfo, Store
 
+# What may be the machine's fault and not the series': worth another child.
+_TRIED_AGAIN = frozenset({Failure.DECODER_CRASH, Failure.TIMEOUT})
 
-def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> Work:
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Where objects are parsed and decoded.
+
+    Attributes:
+        sandbox: the child process that does it; None for this process.
+        tries: how often a series may take the child's life, or overrun its time.
+        memory_bytes: address space of the child for one series; None reckons it from the series' size.
+    """
+
+    sandbox: Sandbox | None = None
+    tries: int = 1
+    memory_bytes: int | None = None
+
+
+def load(
+    work: Work,
+    source: Store,
+    limits: Limits,
+    fetch_threads: int = 16,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+) -> Work:
     """Fetch the objects of the manifest's row ahead of decoding, and stack them into a Volume.
 
     An object that is gone, or no longer the one the manifest lists, fails the series: its record is named by
-    what the manifest saw. One over the size limit refuses it before anything is fetched.
+    what the manifest saw. One over the size limit refuses it before anything is fetched. A series that takes the
+    sandbox's life or overruns its bounds every time is poisoned.
     """
 
     def step(work: Work) -> Work:
@@ -30,14 +57,37 @@ def load(work: Work, source: Store, limits: Limits, fetch_threads: int = 16) -> 
                 f"an object of {largest_bytes} bytes, expected at most {limits.max_object_bytes}",
             )
         tally = _Tally()
-        try:
-            series = read_series(tally.counted(fetch(source, objects, fetch_threads)), limits)
-        except RuntimeError:  # says so itself: no decoder here for the transfer syntax
-            return work.stopped(Failure.CODEC_UNAVAILABLE)
+        for left in reversed(range(decoding.tries)):
+            passing = tally.counted(fetch(source, objects, fetch_threads))
+            try:
+                series, peak_bytes = _read(work.ref, passing, limits, decoding)
+            except SandboxFailure as failure:
+                if left and failure.failure in _TRIED_AGAIN:
+                    continue
+                stopped = work.stopped(failure.failure, failure.detail)
+                return stopped.spent("fetch", tally.waited_s, tally.bytes_read)
+            break
         loaded = replace(work, volume=series.volume, facts=series.facts)
-        return loaded.spent("fetch", tally.waited_s, tally.bytes_read)
+        return loaded.spent("fetch", tally.waited_s, tally.bytes_read, peak_bytes)
 
     return guarded("load", step, work)
+
+
+def _read(
+    ref: SeriesRef, objects: Iterator[tuple[str, bytes]], limits: Limits, decoding: Decoding
+) -> tuple[DicomSeries, int]:
+    """The series, and the peak of the child's memory (0 without one)."""
+    if decoding.sandbox is None:
+        try:
+            return read_series(objects, limits), 0
+        except RuntimeError as fault:  # says so itself: no decoder here for the transfer syntax
+            raise SandboxFailure(Failure.CODEC_UNAVAILABLE, type(fault).__name__) from None
+    memory_bytes = decoding.memory_bytes
+    if memory_bytes is None:
+        voxels = ref.image_count * (ref.rows or 0) * (ref.columns or 0)
+        memory_bytes = memory_for(ref.bytes_total, voxels or limits.max_pixel_bytes // 2)
+    series = decoding.sandbox.read_series(objects, limits, memory_bytes)
+    return series, decoding.sandbox.peak_memory_bytes
 
 
 def fetch(source: Store, objects: Sequence[ObjectInfo], threads: int) -> Iterator[tuple[str, bytes]]:

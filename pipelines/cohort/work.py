@@ -60,12 +60,12 @@ class Work:
     structures: tuple[StructureRow, ...] | None = None
     trace: Trace = field(default_factory=Trace)
 
-    def spent(self, stage: str, seconds: float, bytes_read: int = 0) -> Work:
-        """The same work with a stage's cost added to its trace."""
+    def spent(self, stage: str, seconds: float, bytes_read: int = 0, child_peak_bytes: int = 0) -> Work:
+        """The same work with a stage's cost added to its trace; of this process, or of a child that did the work."""
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         trace = Trace(
             {**self.trace.seconds, stage: round(seconds, 4)},
-            max(self.trace.peak_memory_bytes, peak_bytes),
+            max(self.trace.peak_memory_bytes, peak_bytes, child_peak_bytes),
             self.trace.bytes_read + bytes_read,
         )
         return replace(self, trace=trace)

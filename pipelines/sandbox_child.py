@@ -1,0 +1,165 @@
+"""The inside of a sandbox: DICOM objects on a socket in, a volume in sealed shared memory out, series after series.
+
+Runs as a process of its own, started by `pipelines.sandbox`: it has no credentials, talks to nobody but its parent, and
+its memory, CPU time and files are limited before it sees a byte of anybody's. Whatever a decoder does to it, it does to
+this process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import math
+import os
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ctsam3d.imaging.dicom import DicomSeries, Limits, read_folder, read_series
+from ctsam3d.outcome import Rejected
+from pipelines.frames import JOB, REPLY, FrameError, Job, Kind, Reply, receive, send
+from pipelines.reasons import Failure
+
+_JOB_BYTES = 1 << 16
+
+
+def main() -> None:
+    """Serve the parent on the socket whose number is the one argument, until it closes its end."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a patient's images
+    with Path(os.devnull).open("wb") as nowhere:
+        send(sock, Kind.READY)
+        try:
+            while (frame := receive(sock, _JOB_BYTES)) is not None:
+                _serve(sock, JOB.validate_json(frame[1]), nowhere)
+        except (FrameError, ConnectionError):
+            return  # the parent is gone
+
+
+def _serve(sock: socket.socket, job: Job, nowhere: BinaryIO) -> None:
+    """Do one job and reply; the objects that were not asked for are read past."""
+    _limit(job)
+    inbox = _Inbox(sock, job, nowhere)
+    try:
+        reply, file = _answer(job, inbox)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    send(sock, Kind.REPLY, REPLY.dump_json(reply), file)
+    if file is not None:
+        os.close(file)
+    inbox.drain()
+
+
+class _Inbox:
+    """Objects as they come. With the last of them the clock starts: an orphan that hangs ends itself."""
+
+    def __init__(self, sock: socket.socket, job: Job, nowhere: BinaryIO) -> None:
+        self._sock, self._job, self._nowhere = sock, job, nowhere
+        self._has_ended = job.folder is not None
+        if self._has_ended:
+            self._start_clock()
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        while not self._has_ended:
+            frame = receive(self._sock, int(self._job.limits["max_object_bytes"]))
+            if frame is None:
+                raise ConnectionError("the parent is gone")
+            if frame[0] is Kind.END:
+                self._has_ended = True
+                self._start_clock()
+                return
+            yield "", frame[1]
+
+    def drain(self) -> None:
+        for _ in self.objects():
+            pass
+        faulthandler.cancel_dump_traceback_later()
+
+    def _start_clock(self) -> None:
+        # A thread of the interpreter's own that needs no lock of Python: a loop in native code is ended as well.
+        faulthandler.dump_traceback_later(self._job.seconds, exit=True, file=self._nowhere)
+
+
+def _answer(job: Job, inbox: _Inbox) -> tuple[Reply, int | None]:
+    file: int | None = None
+    try:
+        limits = Limits(**{name: type(getattr(Limits(), name))(v) for name, v in job.limits.items()})
+        series = read_folder(job.folder, limits) if job.folder else read_series(inbox.objects(), limits)
+        file = _shared(series)
+        reply = _described(series)
+    except (ConnectionError, FrameError):
+        raise
+    except Rejected as refusal:
+        reply = Reply(refused=refusal.reason, detail=refusal.detail)
+    except MemoryError:
+        reply = Reply(failed=Failure.MEMORY, detail=f"over {job.memory_bytes >> 20} MiB")
+    except RuntimeError as fault:  # says so itself: no decoder here for the transfer syntax
+        is_codec = type(fault) is RuntimeError
+        reply = Reply(
+            failed=Failure.CODEC_UNAVAILABLE if is_codec else Failure.INTERNAL, detail=type(fault).__name__
+        )
+    except (OSError, ValueError) as fault:
+        # About a folder these are words for people; about objects a fault of ours, whose text may quote a header.
+        reply = (
+            Reply(unusable=str(fault))
+            if job.folder
+            else Reply(failed=Failure.INTERNAL, detail=type(fault).__name__)
+        )
+    except Exception as fault:
+        reply = Reply(failed=Failure.INTERNAL, detail=type(fault).__name__)
+    return reply, file
+
+
+def _described(series: DicomSeries) -> Reply:
+    volume = series.volume
+    return Reply(
+        facts=series.facts,
+        is_float=volume.hu.dtype == np.float32,
+        has_padding=volume.padding is not None,
+        shape_zyx=volume.geometry.shape_zyx,
+        affine=tuple(float(v) for v in volume.geometry.affine.ravel()),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _shared(series: DicomSeries) -> int:
+    """The voxels in memory that has no name and that nobody can change or shorten any more."""
+    file = os.memfd_create("volume", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        _write(file, np.ascontiguousarray(series.volume.hu).data.cast("B"))
+        if series.volume.padding is not None:
+            _write(file, np.packbits(series.volume.padding).data)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _write(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _limit(job: Job) -> None:
+    """Bounds of this job, beyond what earlier ones have used."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _soft(resource.RLIMIT_AS, pages * resource.getpagesize() + job.memory_bytes)
+    _soft(resource.RLIMIT_FSIZE, job.memory_bytes)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _soft(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + job.seconds))
+
+
+def _soft(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+if __name__ == "__main__":
+    main()
