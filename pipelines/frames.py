@@ -15,6 +15,8 @@ from enum import IntEnum
 from pydantic import TypeAdapter
 
 from ctsam3d.imaging.dicom import SeriesFacts
+from ctsam3d.outcome import Reason
+from pipelines.reasons import Failure
 
 _HEAD = struct.Struct(">4sBQ")
 _MAGIC = b"CTSF"
@@ -42,7 +44,7 @@ class Job:
     Attributes:
         limits: of `ctsam3d.imaging.dicom.Limits`, as plain values.
         memory_bytes: address space it may take beyond what it has.
-        seconds: of CPU time, and of silence once it has all objects.
+        seconds: of CPU time, and of keeping the parent waiting.
         folder: to be read by the child itself; None where objects follow.
     """
 
@@ -57,16 +59,15 @@ class Reply:
     """What became of a job: facts and the form of the voxels, or one of three kinds of failure.
 
     Attributes:
-        refused: a `Reason`, with its detail.
-        failed: a `Failure`, with its detail.
+        refused, failed: the code, with its detail.
         unusable: the message of a ValueError or OSError about the folder.
         is_float: float32 HU, else int16.
         shape_zyx, affine: of the volume; the file holds its HU, then the packed bits of its padding.
         peak_memory_bytes: of the child, over its life.
     """
 
-    refused: str | None = None
-    failed: str | None = None
+    refused: Reason | None = None
+    failed: Failure | None = None
     unusable: str | None = None
     detail: str | None = None
     facts: SeriesFacts | None = None

@@ -28,7 +28,7 @@ import numpy as np
 from ctsam3d.imaging.dicom import DicomSeries, Limits
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.volume import Volume
-from ctsam3d.outcome import Reason, Rejected
+from ctsam3d.outcome import Rejected
 from pipelines.frames import JOB, REPLY, FrameError, Job, Kind, Reply, receive, send
 from pipelines.reasons import Failure
 
@@ -77,6 +77,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
+        self._lifeline: int | None = None
         self.peak_memory_bytes = 0
 
     def read_series(
@@ -108,8 +109,11 @@ class Sandbox:
     def close(self) -> None:
         """End the child; the next series starts another."""
         child, sock, self._child, self._sock = self._child, self._sock, None, None
+        lifeline, self._lifeline = self._lifeline, None
         if sock is not None:
             sock.close()
+        if lifeline is not None:
+            os.close(lifeline)
         if child is not None:
             child.kill()
             child.wait()
@@ -144,13 +148,13 @@ class Sandbox:
     def _taken(self, reply: Reply, file: int | None) -> DicomSeries:
         self.peak_memory_bytes = reply.peak_memory_bytes
         if reply.refused is not None:
-            raise Rejected(Reason(reply.refused), reply.detail or "")
+            raise Rejected(reply.refused, reply.detail or "")
         if reply.unusable is not None:
             raise ValueError(reply.unusable)
         if reply.failed is not None:
-            if reply.failed == Failure.MEMORY:
+            if reply.failed is Failure.MEMORY:
                 self.close()  # what is left of it may be in pieces
-            raise SandboxFailure(Failure(reply.failed), reply.detail or "")
+            raise SandboxFailure(reply.failed, reply.detail or "")
         try:
             return _series(reply, file)
         except (ValueError, TypeError, OSError) as fault:
@@ -163,28 +167,39 @@ class Sandbox:
         if self._child is not None and self._child.poll() is not None:
             self.close()  # it ended while nobody looked
         if self._sock is None:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._child = subprocess.Popen(  # noqa: S603 (our own module)
-                    [sys.executable, "-m", self._entry, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,  # what native code prints may quote a header
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    env=_environment(),
-                    cwd="/",
-                    start_new_session=True,  # an interrupt at the terminal is for us to handle
-                )
-            self._sock = ours
-            ours.settimeout(_START_S)
             try:
-                frame = receive(ours, 0)
+                self._sock = self._start()
+                frame = receive(self._sock, 0)
             except (OSError, FrameError):
                 frame = None
-            if frame is None or frame[0] is not Kind.READY:
+            if self._sock is None or frame is None or frame[0] is not Kind.READY:
                 self.close()
                 raise SandboxBroken("the sandbox's child does not start")
         return self._sock
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        end, self._lifeline = os.pipe()  # the child dies when we do: see there
+        files = (theirs.fileno(), end)
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 (our own module)
+                [sys.executable, "-m", self._entry, *map(str, files)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # what native code prints may quote a header
+                stderr=subprocess.DEVNULL,
+                pass_fds=files,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,  # an interrupt at the terminal is for us to handle
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(end)
+        ours.settimeout(_START_S)
+        return ours
 
     def _failure(self) -> SandboxFailure:
         """Why the child is gone."""

@@ -7,16 +7,16 @@ this process.
 
 from __future__ import annotations
 
-import faulthandler
 import fcntl
 import math
 import os
 import resource
+import select
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -29,26 +29,38 @@ _JOB_BYTES = 1 << 16
 
 
 def main() -> None:
-    """Serve the parent on the socket whose number is the one argument, until it closes its end."""
+    """Serve the parent until it closes its end of the socket.
+
+    The arguments are the numbers of that socket and of a pipe whose other end the parent holds.
+    """
     sock = socket.socket(fileno=int(sys.argv[1]))
+    _die_with_parent(int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a patient's images
-    with Path(os.devnull).open("wb") as nowhere:
-        send(sock, Kind.READY)
-        try:
-            while (frame := receive(sock, _JOB_BYTES)) is not None:
-                _serve(sock, JOB.validate_json(frame[1]), nowhere)
-        except (FrameError, ConnectionError):
-            return  # the parent is gone
+    send(sock, Kind.READY)
+    try:
+        while (frame := receive(sock, _JOB_BYTES)) is not None:
+            _serve(sock, JOB.validate_json(frame[1]))
+    except (FrameError, ConnectionError):
+        return  # the parent is gone
 
 
-def _serve(sock: socket.socket, job: Job, nowhere: BinaryIO) -> None:
+def _die_with_parent(lifeline: int) -> None:
+    """Have the kernel end this process when the last copy of the pipe's other end closes, whatever is being run then.
+
+    (A death signal would do so when the parent's *thread* ends that started this process.)
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # closed before the kernel was told
+        raise SystemExit
+
+
+def _serve(sock: socket.socket, job: Job) -> None:
     """Do one job and reply; the objects that were not asked for are read past."""
     _limit(job)
-    inbox = _Inbox(sock, job, nowhere)
-    try:
-        reply, file = _answer(job, inbox)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    inbox = _Inbox(sock, job)
+    reply, file = _answer(job, inbox)
     send(sock, Kind.REPLY, REPLY.dump_json(reply), file)
     if file is not None:
         os.close(file)
@@ -56,13 +68,11 @@ def _serve(sock: socket.socket, job: Job, nowhere: BinaryIO) -> None:
 
 
 class _Inbox:
-    """Objects as they come. With the last of them the clock starts: an orphan that hangs ends itself."""
+    """Objects as they come."""
 
-    def __init__(self, sock: socket.socket, job: Job, nowhere: BinaryIO) -> None:
-        self._sock, self._job, self._nowhere = sock, job, nowhere
+    def __init__(self, sock: socket.socket, job: Job) -> None:
+        self._sock, self._job = sock, job
         self._has_ended = job.folder is not None
-        if self._has_ended:
-            self._start_clock()
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         while not self._has_ended:
@@ -71,18 +81,12 @@ class _Inbox:
                 raise ConnectionError("the parent is gone")
             if frame[0] is Kind.END:
                 self._has_ended = True
-                self._start_clock()
                 return
             yield "", frame[1]
 
     def drain(self) -> None:
         for _ in self.objects():
             pass
-        faulthandler.cancel_dump_traceback_later()
-
-    def _start_clock(self) -> None:
-        # A thread of the interpreter's own that needs no lock of Python: a loop in native code is ended as well.
-        faulthandler.dump_traceback_later(self._job.seconds, exit=True, file=self._nowhere)
 
 
 def _answer(job: Job, inbox: _Inbox) -> tuple[Reply, int | None]:

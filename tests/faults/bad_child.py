@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipelines import sandbox_child
 from tests.builders import phantom_hu
 
 _decode = dicom.stored_frames
-FAULTS = ("crash", "abort", "exit", "sleep", "spin", "eat", "killed", "chatter", "leak")
+FAULTS = ("crash", "abort", "exit", "sleep", "spin", "stuck", "eat", "killed", "chatter", "leak")
 
 
 def marked(fault: str, shape_zyx: tuple[int, int, int] = (12, 16, 18)) -> NDArray[np.int16]:
@@ -42,6 +43,7 @@ def _misbehaving(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
 
 
 def _do(fault: str) -> None:
+    Path("/proc/self/comm").write_text(fault)  # for a test to see that it has happened
     if fault == "crash":
         ctypes.string_at(0)
     elif fault == "abort":
@@ -53,6 +55,8 @@ def _do(fault: str) -> None:
     elif fault == "spin":
         while True:
             pass
+    elif fault == "stuck":  # in native code, and no other thread of Python may run
+        ctypes.PyDLL(None).sleep(3600)
     elif fault == "eat":
         np.ones(1 << 34, np.uint8)
     elif fault == "killed":

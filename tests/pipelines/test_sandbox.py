@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def test_what_the_child_dies_of_is_a_reason_and_the_next_series_is_read(
     np.testing.assert_array_equal(good.volume.hu, read_series(ct_series(**SMALL)).volume.hu)
 
 
-@pytest.mark.parametrize("fault", ["sleep", "spin"])
+@pytest.mark.parametrize("fault", ["sleep", "spin", "stuck"])
 def test_a_child_that_never_answers_is_ended(fault: str) -> None:
     box = Sandbox(1.0, entry="tests.faults.bad_child")
     with pytest.raises(SandboxFailure) as caught:
@@ -163,15 +163,15 @@ def test_a_child_that_cannot_start_is_a_fault_of_ours() -> None:
         Sandbox(5.0, entry="no.such.module").read_series(ct_series(**SMALL), Limits(), MEMORY)
 
 
-@pytest.mark.parametrize("fault", ["idle", "spin", "sleep"])
-def test_a_child_whose_parent_is_killed_ends_itself(fault: str) -> None:
+@pytest.mark.parametrize("fault", ["idle", "spin", "sleep", "stuck"])
+def test_a_child_whose_parent_is_killed_ends_at_once(fault: str) -> None:
     script = (
         "import sys, threading\n"
         "from ctsam3d.imaging.dicom import Limits\n"
         "from pipelines.sandbox import Sandbox\n"
         "from tests.builders import ct_series\n"
         "from tests.faults.bad_child import marked\n"
-        "box = Sandbox(3.0, entry='tests.faults.bad_child')\n"
+        "box = Sandbox(3000.0, entry='tests.faults.bad_child')\n"
         "box.read_series(ct_series(shape=(16, 18)), Limits(), 1 << 31)\n"
         "print(box._child.pid, flush=True)\n"
         f"if {fault!r} != 'idle':\n"
@@ -183,16 +183,27 @@ def test_a_child_whose_parent_is_killed_ends_itself(fault: str) -> None:
     )
     assert parent.stdout is not None and parent.stdin is not None
     child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    parent.stdin.close()
+    try:
+        if fault != "idle":
+            _until(lambda: Path(f"/proc/{child}/comm").read_text().strip() == fault)
+        assert _runs(child)
+        parent.kill()
+        parent.wait()
+        _until(lambda: not _runs(child))
+    finally:
+        parent.kill()
+        parent.stdout.close()
+        parent.stdin.close()
+        if _runs(child):
+            os.kill(child, 9)
+
+
+def _until(is_so: Callable[[], bool]) -> None:
     for _ in range(600):
-        if not _runs(child):
+        if is_so():
             return
         time.sleep(0.1)
-    os.kill(child, 9)
-    pytest.fail("the child outlived its parent")
+    pytest.fail("waited for a minute")
 
 
 def _runs(pid: int) -> bool:
