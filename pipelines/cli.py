@@ -61,6 +61,10 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Compute failed, lost and poisoned series again.")
     ] = False,
+    replace_damaged: Annotated[
+        bool,
+        typer.Option("--replace-damaged", help="Set damaged records and tables aside and make them again."),
+    ] = False,
 ) -> int:
     """Segment every CT series of SOURCE and publish tables in OUTPUT.
 
@@ -71,7 +75,13 @@ def run(
 
     config = _settings(config_file, structures, weights)
     stores = driver.open_stores(source, output, endpoint_url)
-    summary = driver.run(stores, config, BundledOrFile(config.weights), retry_failed=retry_failed)
+    summary = driver.run(
+        stores,
+        config,
+        BundledOrFile(config.weights),
+        retry_failed=retry_failed,
+        replace_damaged=replace_damaged,
+    )
     _print_summary(summary)
     return ExitCode.DONE if summary.is_clean else ExitCode.UNFINISHED_SERIES
 

@@ -17,6 +17,7 @@ from ctsam3d.imaging.dicom import READING_RULES, Limits
 from pipelines.faults import UsageError
 
 _STRICT = ConfigDict(extra="forbid")
+_STANDSTILL_S = 300.0
 
 
 def split_names(value: Any) -> Any:
@@ -65,8 +66,13 @@ class Resources:
         fetch_threads: objects of one series fetched at a time.
         decode_timeout_s: CPU time that parsing and decoding one series may take, and time it may stand still.
         decode_memory_bytes: address space it may take; None reckons it from the series' size.
-        max_task_retries: how often a series whose worker, or whose decoding child, died is tried again.
+        max_attempts: how often a series may be begun, in all runs together; one that ended its worker as often
+            is poisoned.
         series_timeout_s: how long one series may hold a worker; one that overruns counts as a worker's death.
+        series_memory_bytes: what one series may have a worker hold; the same.
+        stall_timeout_s: how long no series may end before the run is; None allows for the slowest that may end.
+        judge_after_series: from how many ended series on most of them may not end for one reason.
+        max_share_of_one_reason: the share that may; 1 lets every run go on.
     """
 
     __pydantic_config__ = _STRICT
@@ -81,8 +87,19 @@ class Resources:
     fetch_threads: Annotated[int, Field(ge=1, le=256)] = 16
     decode_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     decode_memory_bytes: Annotated[int, Field(gt=0)] | None = None
-    max_task_retries: Annotated[int, Field(ge=0)] = 2
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     series_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    series_memory_bytes: Annotated[int, Field(gt=0)] = 16 << 30
+    stall_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    judge_after_series: Annotated[int, Field(ge=1)] = 200
+    max_share_of_one_reason: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long no series may end: by default longer than any way in which one can."""
+        if self.stall_timeout_s is not None:
+            return self.stall_timeout_s
+        return self.series_timeout_s * (self.max_attempts + 1) + _STANDSTILL_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ the rest.
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,26 +21,33 @@ from ctsam3d.anatomy.structures import resolve
 from ctsam3d.outcome import Status
 from pipelines import identity, parquet
 from pipelines.arrow_files import arrow_location
-from pipelines.cohort.commit import Stamp, commit
+from pipelines.cohort import serial
+from pipelines.cohort.commit import Outcome, Stamp, commit
 from pipelines.cohort.discover import EmptySource, discover
+from pipelines.cohort.job import Job
 from pipelines.cohort.work import Work
 from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import Aborted, UsageError
+from pipelines.ledger import forget_attempts
 from pipelines.manifest import Manifest, SeriesRef
+from pipelines.parquet import ParquetDamaged
 from pipelines.progress import Progress
-from pipelines.reasons import RETRIABLE, Failure
+from pipelines.reasons import RETRIABLE, Failure, Withheld
 from pipelines.records import RecordDamaged, read_record
+from pipelines.repair import set_aside, set_aside_records, set_aside_tables
 from pipelines.runs import Run, save_run
 from pipelines.schemas import MANIFEST
 from pipelines.segmenters import SegmenterSource
 from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES
 from pipelines.store import NotFound, Store, StoreError, open_store
 from pipelines.store_address import is_s3, local_path, without_slash
+from pipelines.supervise import Breaker, Watchdog, stopping
 from pipelines.tables import publish
 from pipelines.version import code_version
 
 _WRITERS = 16
 _PENDING = "pending-"
+_WATCHDOG_LATER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,13 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
 
 
 def run(
-    stores: Stores, config: RunConfig, segmenter: SegmenterSource, *, retry_failed: bool = False
+    stores: Stores,
+    config: RunConfig,
+    segmenter: SegmenterSource,
+    *,
+    retry_failed: bool = False,
+    replace_damaged: bool = False,
+    in_process: bool = False,
 ) -> Summary:
     """Compute what is missing and publish the tables.
 
@@ -109,10 +123,12 @@ def run(
         config: what is asked for.
         segmenter: where replicas get their weights.
         retry_failed: compute series again that failed, were lost or poisoned; rejected ones stay.
+        replace_damaged: set records and tables aside that cannot be believed, and make them again.
+        in_process: one series after the other in this process, without Ray.
 
     Raises:
         UsageError: unusable weights, an unknown structure, a source without objects.
-        Aborted: the cluster or a store gave up; the same command continues.
+        Aborted: the cluster or a store gave up, or the run was told to stop; the same command continues.
     """
     known = segmenter.identity()
     try:
@@ -124,6 +140,8 @@ def run(
         plan = _plan(manifest, structures, config, known.weights_sha256, known.settings)
         if retry_failed:
             _forget(stores.output, plan)
+        if replace_damaged:
+            set_aside_records(stores.output, plan)
         done = recorded(stores.output)
         missing = [ref for ref in manifest if plan.record_key(ref) not in done]
         stamp = Stamp(plan.run_id, plan.weights_sha256, plan.config_hash, plan.code_version)
@@ -135,16 +153,19 @@ def run(
         )
         pending = [ref.series_key for ref in missing if ref.status is Status.OK]
         if pending:
-            _compute(stores, plan, stamp, config, segmenter, pending)
+            _compute(stores, plan, stamp, config, segmenter, pending, in_process)
             _reconcile(stores.output, plan, stamp, pending)
         # A run is saved once it is whole: a killed one leaves only records, which any later run may use.
         save_run(stores.output, plan)
-        published = publish(stores.output, plan)
+        rebuild = bool(replace_damaged and set_aside_tables(stores.output))
+        published = publish(stores.output, plan, rebuild=rebuild, suspects=set_aside(stores.output))
         _sweep(stores.output, plan)
     except EmptySource as fault:
         raise UsageError(str(fault)) from None
     except StoreError as fault:
         raise Aborted(str(fault)) from fault
+    except ParquetDamaged as damage:
+        raise Aborted(f"{damage}; --replace-damaged makes it again") from damage
     return Summary(plan.run_id, published.series_by_status, len(missing), stores.output.uri)
 
 
@@ -176,13 +197,20 @@ def _refused(ref: SeriesRef, plan: Run) -> Work:
 
 
 def _compute(
-    stores: Stores, plan: Run, stamp: Stamp, config: RunConfig, segmenter: SegmenterSource, pending: list[str]
+    stores: Stores,
+    plan: Run,
+    stamp: Stamp,
+    config: RunConfig,
+    segmenter: SegmenterSource,
+    pending: list[str],
+    in_process: bool,
 ) -> None:
-    """Run the graph over the pending series, showing progress. A run with nothing to do never imports Ray."""
-    from pipelines.cluster import cluster
-    from pipelines.cohort import graph
+    """Compute the pending series, showing progress. A run with nothing to do never imports Ray.
 
-    job = graph.Job(
+    Raises:
+        Aborted: told to stop, standing still, failing as a whole, or an output that took not every record.
+    """
+    job = Job(
         source=stores.source,
         output=stores.output,
         segmenter=segmenter,
@@ -193,17 +221,46 @@ def _compute(
     )
     rows = plan.manifest.table
     rows = rows.filter(pa.compute.is_in(rows["series_key"], value_set=pa.array(pending, pa.string())))
-    key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
-    stores.output.put(key, parquet.write([rows], MANIFEST))
-    progress = Progress(len(pending))
+    compute = _in_process if in_process else _on_cluster
+    resources, progress = config.resources, Progress(len(pending))
+    # A little longer than the graph's own limit, which explains itself better.
+    watchdog = Watchdog(resources.longest_wait_s + _WATCHDOG_LATER_S)
+    breaker = Breaker(resources.judge_after_series, resources.max_share_of_one_reason)
+    ended = unwritten = 0
     try:
-        path, filesystem = arrow_location(stores.output, key)
-        with cluster(config.resources.address):
-            for outcome in graph.compute(job, path, len(pending), filesystem):
+        with stopping() as stop, watchdog.watching():
+            for outcome in compute(job, plan, rows, stop):
+                watchdog.seen()
                 progress.add(outcome.status)
+                breaker.add(outcome)
+                ended += 1
+                unwritten += outcome.reason == Withheld.NOT_WRITTEN
     finally:
         progress.close()
-        stores.output.delete(key)
+    if stop.is_set():
+        raise Aborted(f"told to stop: {len(pending) - ended} series are left")
+    if unwritten:
+        raise Aborted(f"{stores.output.uri}: did not take the records of {unwritten} series")
+
+
+def _in_process(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
+    yield from serial.compute(
+        job, (row for batch in rows.to_batches(1024) for row in batch.to_pylist()), stop
+    )
+
+
+def _on_cluster(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
+    from pipelines.cluster import cluster
+    from pipelines.cohort import graph
+
+    key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
+    job.output.put(key, parquet.write([rows], MANIFEST))
+    try:
+        path, filesystem = arrow_location(job.output, key)
+        with cluster(job.resources.address):
+            yield from graph.compute(job, path, rows.num_rows, filesystem, stop)
+    finally:
+        job.output.delete(key)
 
 
 def _reconcile(output: Store, plan: Run, stamp: Stamp, pending: list[str]) -> None:
@@ -240,6 +297,7 @@ def _forget(output: Store, plan: Run) -> None:
         except RecordDamaged:
             status = Status.LOST
         if status in RETRIABLE:
+            forget_attempts(output, plan.record_key(ref))  # first: kept, they would poison it again unseen
             output.delete(path)
 
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="forget") as pool:

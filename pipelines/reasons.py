@@ -22,19 +22,36 @@ class Failure(StrEnum):
     MEMORY = "MEMORY"  # went over the memory limit, every time
     TIMEOUT = "TIMEOUT"  # went over the time limit, every time
     WORKER_LOST = "WORKER_LOST"  # the worker died with it, every time
+    DEVICE_LOST = "DEVICE_LOST"  # the GPU refused to go on with it, every time
     NO_RECORD = "NO_RECORD"  # the run ended and no outcome was ever written
 
 
-_POISONED = frozenset({Failure.DECODER_CRASH, Failure.MEMORY, Failure.TIMEOUT, Failure.WORKER_LOST})
+class Withheld(StrEnum):
+    """Why a series was given up without an outcome: never recorded, the next run takes it up again."""
+
+    NOT_BEGUN = "NOT_BEGUN"  # the run was told to stop
+    ACCESS_DENIED = "ACCESS_DENIED"  # a store refused the credentials
+    NOT_WRITTEN = "NOT_WRITTEN"  # the output took no record
+
+
+_POISONED = frozenset(
+    {
+        Failure.DECODER_CRASH,
+        Failure.MEMORY,
+        Failure.TIMEOUT,
+        Failure.WORKER_LOST,
+        Failure.DEVICE_LOST,
+    }
+)
 
 # Outcomes of the moment: a later run may replace what is recorded.
 RETRIABLE = frozenset({Status.FAILED, Status.LOST, Status.POISONED})
 
 
-def status_of(reason: Reason | Failure) -> Status:
+def status_of(reason: Reason | Failure | Withheld) -> Status:
     """The status a series gets for a reason: rejected, failed, poisoned or lost."""
     if isinstance(reason, Reason):
         return Status.REJECTED
-    if reason is Failure.NO_RECORD:
+    if reason is Failure.NO_RECORD or isinstance(reason, Withheld):
         return Status.LOST
     return Status.POISONED if reason in _POISONED else Status.FAILED

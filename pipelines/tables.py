@@ -51,9 +51,12 @@ class Published:
     replaced: int
 
 
-def publish(output: Store, run: Run, *, rebuild: bool = False) -> Published:
+def publish(
+    output: Store, run: Run, *, rebuild: bool = False, suspects: frozenset[str] = frozenset()
+) -> Published:
     """Bring the tables to the run's records. One publisher at a time; repeating it changes nothing.
 
+    `suspects` names records that were made again: rows of that name may be those of the former record.
     `rebuild` writes every series of the run again: the repair after a published file was damaged and deleted.
 
     Raises:
@@ -63,7 +66,7 @@ def publish(output: Store, run: Run, *, rebuild: bool = False) -> Published:
     totals: Counter[str] = Counter()
     replaced = 0
     for shard, refs in groupby(run.manifest, lambda ref: STRUCTURE_FILES.shard(ref.series_key)):
-        statuses, changed = _publish_shard(output, run, shard, list(refs), rebuild)
+        statuses, changed = _publish_shard(output, run, shard, list(refs), rebuild, suspects)
         totals.update(statuses)
         replaced += changed
     for layout in (STRUCTURE_FILES, SERIES_FILES, MASK_FILES):
@@ -86,7 +89,7 @@ def read_tables_of(output: Store, run: Run, ref: SeriesRef) -> RecordTables:
 
 
 def _publish_shard(
-    output: Store, run: Run, shard: str, refs: list[SeriesRef], rebuild: bool
+    output: Store, run: Run, shard: str, refs: list[SeriesRef], rebuild: bool, suspects: frozenset[str]
 ) -> tuple[Counter[str], int]:
     """Publish the series of one file of `structures` and `series`: their statuses, how many were replaced."""
     series = read_shard(output, SERIES_FILES, shard)
@@ -96,7 +99,8 @@ def _publish_shard(
     stale = []
     for ref in refs:
         key, status = current.get(ref.series_key, (None, ""))
-        if not rebuild and key == run.record_key(ref) and status not in RETRIABLE:
+        settled = status not in RETRIABLE and key not in suspects
+        if not rebuild and key == run.record_key(ref) and settled:
             statuses[status] += 1
         else:
             stale.append(ref)

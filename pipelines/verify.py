@@ -126,7 +126,7 @@ def verify(output: Store, run_id: str | None = None) -> Report:
     statuses: Counter[str] = Counter()
     tables = _Tables(output, findings)
     work = sorted(to_read.items(), key=lambda item: (item[1][1].series_key, item[0]))
-    read = prefetch(lambda item: _read(output, item[0], *item[1]), work, _READERS)
+    read = prefetch(lambda item: _fetch(output, item[0], *item[1]), work, _READERS)
     for (key, (_, ref)), result in zip(work, read, strict=True):
         if isinstance(result, Finding):
             findings.append(result)
@@ -169,12 +169,28 @@ def _load(output: Store, name: str, findings: list[Finding]) -> Run | None:
         return None
 
 
-def _read(output: Store, key: str, run: Run, ref: SeriesRef) -> RecordTables | Finding:
+def check_record(data: bytes, run: Run, ref: SeriesRef) -> tuple[RecordTables | None, list[Finding]]:
+    """A record as rows, None where it is not readable or not the one expected, and all that is wrong with it."""
+    read = _read(data, run, ref)
+    if isinstance(read, Finding):
+        return None, [read]
+    findings: list[Finding] = []
+    _check_masks(run.record_key(ref), read, findings)
+    return read, findings
+
+
+def _fetch(output: Store, key: str, run: Run, ref: SeriesRef) -> RecordTables | Finding:
     """The record, or what is wrong with it."""
     try:
-        record = read_record(output.get(record_path(key)))
+        return _read(output.get(record_path(key)), run, ref)
     except NotFound:
         return Finding(Problem.RECORD_MISSING, key, f"series {ref.series_key}")
+
+
+def _read(data: bytes, run: Run, ref: SeriesRef) -> RecordTables | Finding:
+    key = run.record_key(ref)
+    try:
+        record = read_record(data)
     except RecordDamaged as damage:
         return Finding(Problem.RECORD_DAMAGED, key, str(damage))
     row = record.series.select(["record_key", "series_key", "input_digest", "config_hash", "weights_sha256"])

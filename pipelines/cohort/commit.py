@@ -10,8 +10,16 @@ from ctsam3d.outcome import Status
 from pipelines.cohort.work import Work, failure_of
 from pipelines.identity import record_path
 from pipelines.reasons import Failure
-from pipelines.records import Provenance, Record, SeriesRow, StructureRow, encode_record
-from pipelines.store import Store
+from pipelines.records import (
+    Provenance,
+    Record,
+    RecordDamaged,
+    SeriesRow,
+    StructureRow,
+    encode_record,
+    read_record,
+)
+from pipelines.store import NotFound, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +44,28 @@ class Outcome:
 def commit(work: Work, output: Store, structures: Sequence[str], stamp: Stamp) -> Outcome:
     """Write the record unless it is there already, as after a retry: the first one stands.
 
-    A series whose rows cannot be written as a record gets a record of that fault. A store that does not take
-    it raises StoreError: there is nowhere to say so but in the run itself.
+    The outcome is the one that stands. A series whose rows cannot be written as a record gets a record of that
+    fault. A store that does not take it raises StoreError: there is nowhere to say so but in the run itself.
     """
     try:
         data = encode_record(record_of(work, structures, stamp))
     except Exception as fault:  # a value no stage should have produced: the series fails, not the run
         work = work.stopped(failure_of(fault), type(fault).__name__)
         data = encode_record(record_of(work, structures, stamp))
-    output.put_if_absent(record_path(work.record_key), data)
-    return Outcome(work.ref.series_key, work.status, work.reason)
+    outcome = Outcome(work.ref.series_key, work.status, work.reason)
+    path = record_path(work.record_key)
+    if output.put_if_absent(path, data):
+        return outcome
+    return _standing(output, path) or outcome
+
+
+def _standing(output: Store, path: str) -> Outcome | None:
+    """The outcome that another wrote first; None where it cannot be read, which verification will find."""
+    try:
+        (row,) = read_record(output.get(path), masks=False).series.to_pylist()
+    except (NotFound, RecordDamaged):
+        return None
+    return Outcome(row["series_key"], Status(row["status"]), row["reason"])
 
 
 def record_of(work: Work, structures: Sequence[str], stamp: Stamp) -> Record:
@@ -73,6 +93,7 @@ def provenance(work: Work, stamp: Stamp) -> Provenance:
         config_hash=stamp.config_hash,
         code_version=stamp.code_version,
         input_digest=work.ref.input_digest,
+        attempt=work.attempt,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,60 +22,35 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
 from pipelines.cluster import ClusterLost, nodes
-from pipelines.cohort.commit import Outcome, Stamp, commit
-from pipelines.cohort.load import Decoding, load
-from pipelines.cohort.measure import measure
-from pipelines.cohort.rows import Row, from_row, to_row
+from pipelines.cohort.commit import Outcome
+from pipelines.cohort.gate import Gate, Porter
+from pipelines.cohort.job import Job
+from pipelines.cohort.rows import Row
 from pipelines.cohort.shape import ReplicaShape, replica_shape
-from pipelines.cohort.work import Work
 from pipelines.config import Resources
-from pipelines.deadline import deadline
-from pipelines.manifest import SeriesRef
+from pipelines.private import no_core_dumps
+from pipelines.reasons import Withheld
 from pipelines.replica import Replica
-from pipelines.sandbox import is_supported, warm
-from pipelines.segmenters import SegmenterSource
-from pipelines.store import Store
 
-_STANDSTILL_S = 300.0
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What every task and replica of a run must know.
-
-    Attributes:
-        source: where the series' objects are.
-        output: where records go.
-        segmenter: recipe of the segmenter.
-        structures: names asked of every series.
-        limits: what a series may weigh.
-        stamp: what the records say of their making.
-        resources: how the cluster is used.
-    """
-
-    source: Store
-    output: Store
-    segmenter: SegmenterSource
-    structures: tuple[str, ...]
-    limits: Limits
-    stamp: Stamp
-    resources: Resources
-
-
-def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Iterator[Outcome]:
+def compute(
+    job: Job, manifest: str, series: int, filesystem: Any = None, stop: threading.Event | None = None
+) -> Iterator[Outcome]:
     """Compute the series of a manifest on a running cluster; outcomes come as series end, in any order.
 
-    A series whose worker died with it every time ends without an outcome: the caller reconciles.
+    A series whose worker died with it every time ends without an outcome: the caller reconciles. Told to stop, the
+    graph begins no more series and ends with the last of those it had begun.
 
     Args:
         job: what to do.
         manifest: address of a Parquet file of the manifest's schema whose rows are the pending series.
         series: how many rows it has.
         filesystem: pyarrow filesystem of the address; None for a local path.
+        stop: set by the caller to have no more series begun.
 
     Raises:
         ClusterLost: no progress for too long, or the cluster went away.
@@ -85,49 +61,55 @@ def compute(job: Job, manifest: str, series: int, filesystem: Any = None) -> Ite
     rows = ray.data.read_parquet(
         manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, override_num_blocks=series
     )
-    resources, replica_args = job.resources, (job.segmenter, job.structures, shape.torch_threads)
-    with warnings.catch_warnings():
-        # Bounds on retries are extra arguments, a way Ray means to close: see `_replica_options`.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        done = (
-            rows.map(LoadTask(job), num_cpus=resources.cpus_per_load, **_task_bounds(resources))
-            .map(
-                cast(Any, Replica),  # an actor's class: Ray's annotation forgets them
-                fn_constructor_args=(*replica_args, resources.series_timeout_s),
-                **_replica_options(shape, resources, series),
+    resources = job.resources
+    with Gate(stop or threading.Event()) as gate:
+        with warnings.catch_warnings():
+            # Bounds on retries are extra arguments, a way Ray means to close: see `_replica_options`.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+            done = (
+                rows.map(
+                    LoadTask(job, gate.porter), num_cpus=resources.cpus_per_load, **_task_bounds(resources)
+                )
+                .map(
+                    cast(Any, Replica),  # an actor's class: Ray's annotation forgets them
+                    fn_constructor_args=(job, shape.torch_threads, gate.porter.admits),
+                    **_replica_options(shape, resources, series),
+                )
+                .map(CommitTask(job), num_cpus=resources.cpus_per_commit, **_task_bounds(resources))
             )
-            .map(CommitTask(job), num_cpus=resources.cpus_per_commit, **_task_bounds(resources))
-        )
-    try:
-        for row in done.iter_rows():
-            yield Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
-    except ExecutionTimeoutError as fault:
-        raise ClusterLost("no series ended for too long; the cluster may have lost its machines") from fault
-    except RayError as fault:
-        raise ClusterLost(f"the cluster stopped working ({type(fault).__name__})") from fault
-    finally:
-        # What a replica died of refers to the pool in a cycle; until that is collected a replica that was restarted
-        # lives on, and its share of the machine is missing to the next graph on this cluster.
-        del done
-        gc.collect()
+        try:
+            for row in done.iter_rows():
+                outcome = Outcome(row["series_key"], Status(row["status"]), row["reason"] or None)
+                if outcome.reason != Withheld.NOT_BEGUN:
+                    gate.ended(outcome.series_key)
+                    yield outcome
+                if gate.is_idle:
+                    return
+        except ExecutionTimeoutError as fault:
+            raise ClusterLost(
+                "no series ended for too long; the cluster may have lost its machines"
+            ) from fault
+        except RayError as fault:
+            raise ClusterLost(f"the cluster stopped working ({type(fault).__name__})") from fault
+        finally:
+            # What a replica died of refers to the pool in a cycle; until that is collected a replica that was
+            # restarted lives on, and its share of the machine is missing to the next graph on this cluster.
+            del done
+            gc.collect()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTask:
-    """A row of the manifest in, a row with a volume out."""
+    """A row of the manifest in, a row with a volume out; with nothing where the run is to end."""
 
     job: Job
+    porter: Porter
 
     def __call__(self, row: Row) -> Row:
-        ref, stamp, resources = SeriesRef.from_columns(row), self.job.stamp, self.job.resources
-        work = Work(ref, ref.record_key(stamp.config_hash, stamp.weights_sha256))
-        decoding = Decoding(
-            warm(resources.decode_timeout_s) if is_supported() else None,
-            resources.max_task_retries + 1,
-            resources.decode_memory_bytes,
-        )
-        with deadline(resources.series_timeout_s):
-            return to_row(load(work, self.job.source, self.job.limits, resources.fetch_threads, decoding))
+        no_core_dumps()
+        if not self.porter.is_open():
+            return self.job.turn_away(row)
+        return self.job.load(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +119,8 @@ class CommitTask:
     job: Job
 
     def __call__(self, row: Row) -> Row:
-        with deadline(self.job.resources.series_timeout_s):
-            work = measure(from_row(row), self.job.structures)
-            outcome = commit(work, self.job.output, self.job.structures, self.job.stamp)
+        no_core_dumps()
+        outcome = self.job.commit(row)
         # An empty text, not None: a block of nulls alone would have a column of another type.
         return {
             "series_key": outcome.series_key,
@@ -152,29 +133,29 @@ def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> 
     """Arguments of the replicas' `map`, bounded: Ray's default is to restart and retry for ever.
 
     Each try of a series may cost a replica its life, and no other series may pay for it: restarts are
-    counted per series of the run. A Ray that no longer takes these arguments needs others here and below.
+    counted per series of the run. The ledger ends a series' attempts; Ray tries once more, to be told so. A Ray
+    that no longer takes these arguments needs others here and below.
     """
     # With a share of a GPU an explicit 0 CPUs: by default it is one, and replicas would starve the loading.
     share = {"num_gpus": shape.gpus, "num_cpus": 0} if shape.gpus else {"num_cpus": shape.cpus}
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=shape.count, initial_size=shape.count),
         **share,
-        "max_task_retries": resources.max_task_retries,
-        "max_restarts": (resources.max_task_retries + 1) * series,
+        "max_task_retries": resources.max_attempts,
+        "max_restarts": (resources.max_attempts + 1) * series,
     }
 
 
 def _task_bounds(resources: Resources) -> dict[str, Any]:
     """Arguments of a task's `map`: how often it is tried again when its worker dies."""
-    return {"max_retries": resources.max_task_retries}
+    return {"max_retries": resources.max_attempts}
 
 
 def _set_context(resources: Resources) -> None:
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1  # a block is one series: it is found missing and recorded as lost
     # Longer than the slowest way a series can end, so that only a graph that truly stands still is ended.
-    tries = resources.max_task_retries + 1
-    context.execution_no_progress_timeout_s = resources.series_timeout_s * tries + _STANDSTILL_S
+    context.execution_no_progress_timeout_s = resources.longest_wait_s
     # The newer reader starts six more processes, which for one small file cost more than the file.
     context.use_datasource_v2 = False
     context.enable_progress_bars = False

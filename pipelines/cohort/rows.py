@@ -43,6 +43,7 @@ class _Header:
     is_float: bool
     label_ids: dict[str, int] | None
     findings: dict[str, Finding] | None
+    attempt: int | None
 
 
 def to_row(work: Work) -> Row:
@@ -61,6 +62,7 @@ def to_row(work: Work) -> Row:
         volume is not None and volume.hu.dtype == np.float32,
         dict(found.label_ids) if found else None,
         dict(found.findings) if found else None,
+        work.attempt,
     )
     hu, padding = _NO_VOXELS.view(np.int16), _NO_VOXELS
     if volume is not None:
@@ -95,6 +97,7 @@ def from_row(row: Row) -> Work:
         volume=volume,
         segmentation=segmentation,
         trace=header.trace,
+        attempt=header.attempt,
     )
 
 

@@ -12,9 +12,9 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Reason, Rejected, Status
 from ctsam3d.segmentation.result import StudySegmentation
 from pipelines.manifest import SeriesRef
-from pipelines.reasons import Failure, status_of
+from pipelines.reasons import Failure, Withheld, status_of
 from pipelines.records import StructureRow
-from pipelines.store import Changed, NotFound, StoreError, Throttled
+from pipelines.store import AccessDenied, Changed, NotFound, StoreError, Throttled
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Work:
         segmentation: labels on the source grid; None before segmenting.
         structures: a row per requested structure; None before measuring.
         trace: what it cost so far.
+        attempt: the highest number of a counted attempt at one of its stages; None where none was counted.
     """
 
     ref: SeriesRef
@@ -59,6 +60,7 @@ class Work:
     segmentation: StudySegmentation | None = None
     structures: tuple[StructureRow, ...] | None = None
     trace: Trace = field(default_factory=Trace)
+    attempt: int | None = None
 
     def spent(self, stage: str, seconds: float, bytes_read: int = 0, child_peak_bytes: int = 0) -> Work:
         """The same work with a stage's cost added to its trace; of this process, or of a child that did the work."""
@@ -70,7 +72,11 @@ class Work:
         )
         return replace(self, trace=trace)
 
-    def stopped(self, reason: Reason | Failure, detail: str | None = None) -> Work:
+    def withheld(self, reason: Withheld) -> Work:
+        """The same work, given up without an outcome: it is not the series' fault, and nothing is recorded."""
+        return self.stopped(reason)
+
+    def stopped(self, reason: Reason | Failure | Withheld, detail: str | None = None) -> Work:
         """The same work with an outcome other than OK: its arrays are let go, nothing more is computed."""
         return replace(
             self,
@@ -82,11 +88,18 @@ class Work:
         )
 
 
+class DeviceLost(BaseException):
+    """The device refuses every further call of this process; only another process can go on."""
+
+
 def guarded(stage: str, step: Callable[[Work], Work], work: Work) -> Work:
     """Run one stage on one series; whatever it raises becomes the series' status and reason.
 
     A series that has already stopped passes through untouched. Of an exception nobody foresaw only the class
-    is kept: its text may quote a header.
+    is kept: its text may quote a header. A store that refuses its credentials is no fault of the series.
+
+    Raises:
+        DeviceLost: this process can compute nothing more.
     """
     if work.status is not Status.OK:
         return work
@@ -95,12 +108,23 @@ def guarded(stage: str, step: Callable[[Work], Work], work: Work) -> Work:
         done = step(work)
     except Rejected as refusal:
         done = work.stopped(refusal.reason, refusal.detail)
-    except Exception as fault:
+    except AccessDenied:
+        done = work.withheld(Withheld.ACCESS_DENIED)
+    except (Exception, SystemExit) as fault:  # Ray takes a worker that exits for one that was told to
+        if _lost_device(fault):
+            raise DeviceLost from None
         done = work.stopped(failure_of(fault), type(fault).__name__)
     return done.spent(stage, time.monotonic() - start)
 
 
-def failure_of(fault: Exception) -> Failure:
+def _lost_device(fault: BaseException) -> bool:
+    """Whether CUDA says that this process's context is gone, as after an illegal access; torch is not imported here."""
+    return type(fault).__name__ == "AcceleratorError" or (
+        isinstance(fault, RuntimeError) and "CUDA error" in str(fault)
+    )
+
+
+def failure_of(fault: BaseException) -> Failure:
     """The stable code for an exception that is not a refusal of the input."""
     match fault:
         case NotFound():

@@ -111,19 +111,19 @@ def test_a_replica_that_is_killed_once_costs_no_series(tmp_path: Path, notes: Pa
     assert sum(segmented(notes).values()) >= 5
 
 
-def test_a_series_that_always_kills_its_replica_is_lost_alone_and_may_be_tried_again(
+def test_a_series_that_always_kills_its_replica_is_poisoned_alone_and_may_be_tried_again(
     tmp_path: Path, notes: Path, cluster: None
 ) -> None:
     phantoms = [write_phantom(tmp_path / "source" / f"s{i}", i) for i in range(3)]
     poison = phantoms[1]
-    resources = Resources(max_task_retries=1)
+    resources = Resources(max_attempts=2)
     source = ThresholdSource(notes=notes, poison_voxels=poison.lung_voxels)
 
     summary = run(tmp_path, source, resources)
 
-    assert summary.series_by_status == {"lost": 1, "ok": 2}
-    lost = [row for row in rows(tmp_path, "series") if row["status"] == "lost"]
-    assert [(row["series_instance_uid"], row["reason"]) for row in lost] == [
+    assert summary.series_by_status == {"ok": 2, "poisoned": 1}
+    poisoned = [row for row in rows(tmp_path, "series") if row["status"] == "poisoned"]
+    assert [(row["series_instance_uid"], row["reason"]) for row in poisoned] == [
         (poison.series_uid, "WORKER_LOST")
     ]
     assert segmented(notes)[poison.lung_voxels] == 2  # tried again once, then given up

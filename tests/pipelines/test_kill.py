@@ -117,12 +117,38 @@ def test_a_driver_killed_half_way_leaves_a_run_that_ends_with_every_series_once(
     assert verify(driver.open_stores(str(folder / "source"), str(folder / "output")).output).ok
 
 
-def test_a_driver_that_is_terminated_ends_in_order_with_one_line_and_code_3(folder: Path, start) -> None:
-    run = start(0.7)
+def test_a_driver_that_is_terminated_finishes_what_it_has_begun_and_ends_with_one_line_and_code_3(
+    folder: Path, start
+) -> None:
+    run = start(1.0)
     run.wait_for_records(1)
     run.process.terminate()
-    _, err = run.process.communicate(timeout=60)
+    _, err = run.process.communicate(timeout=120)
     assert run.process.returncode == 3
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "ctsam3d: interrupted; the same command continues where this one stopped"
+    last = err.splitlines()[-1]
+    assert last.startswith("ctsam3d: told to stop: "), err
+    assert last.endswith(" series are left; the same command continues where this one stopped")
+    records = len(list(run.records.rglob("*.parquet")))
+    begun = len(list((folder / "notes").glob("segment-*")))
+    assert 1 <= records == begun < SERIES  # what was begun was finished, and no more was begun
+    assert last.split()[4] == str(SERIES - records)
     assert not list((folder / "output" / "runs").rglob("pending-*"))
+    assert not list((folder / "output" / "attempts").rglob("*-1"))  # nor does anything count as an attempt
+
+
+def test_a_driver_that_is_terminated_twice_ends_at_once(folder: Path, start) -> None:
+    run = start(30.0)
+    notes = folder / "notes"
+    while not list(notes.glob("segment-*")):
+        assert run.process.poll() is None, run.process.communicate()[1]
+        run.children |= descendants(run.process.pid)
+        time.sleep(0.05)
+    run.process.terminate()
+    time.sleep(0.5)
+    assert run.process.poll() is None  # it waits for what it has begun
+    run.process.terminate()
+    _, err = run.process.communicate(timeout=25)
+    assert run.process.returncode == 3
+    assert err.splitlines()[-1] == "ctsam3d: interrupted; the same command continues where this one stopped"
+    assert not list(run.records.rglob("*.parquet"))
