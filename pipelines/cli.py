@@ -61,6 +61,10 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Compute failed, lost and poisoned series again.")
     ] = False,
+    pseudonym_key: Annotated[
+        Path | None,
+        typer.Option(help="File with a key: UIDs and dates in OUTPUT become pseudonyms.", show_default=False),
+    ] = None,
     replace_damaged: Annotated[
         bool,
         typer.Option("--replace-damaged", help="Set damaged records and tables aside and make them again."),
@@ -70,10 +74,15 @@ def run(
 
     Run it again to continue a run that was stopped, or to add what is new in SOURCE.
     """
+    from dataclasses import replace
+
     from pipelines import driver
+    from pipelines.config import Privacy
     from pipelines.segmenters import BundledOrFile
 
     config = _settings(config_file, structures, weights)
+    if pseudonym_key:
+        config = replace(config, privacy=Privacy(str(pseudonym_key)))
     stores = driver.open_stores(source, output, endpoint_url)
     summary = driver.run(
         stores,

@@ -52,6 +52,19 @@ class InputLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Privacy:
+    """What an output may say of whose studies it is made.
+
+    Attributes:
+        pseudonym_key_file: holds the key of `pipelines.pseudonyms`; None keeps UIDs and dates as they are.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    pseudonym_key_file: Annotated[str, Field(min_length=1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """What the machines give to a run. Nothing here changes a result, so nothing here is part of the hash.
 
@@ -111,6 +124,7 @@ class RunConfig:
         weights: the name of bundled weights, or the path of a checkpoint.
         limits: when a series is too large or too short.
         resources: what the machines give; not part of the hash.
+        privacy: whether the output has pseudonyms; of the hash only the key's fingerprint is part.
     """
 
     __pydantic_config__ = _STRICT
@@ -119,6 +133,7 @@ class RunConfig:
     weights: Annotated[str, Field(min_length=1)] = "nano"
     limits: InputLimits = field(default_factory=InputLimits)
     resources: Resources = field(default_factory=Resources)
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -146,19 +161,23 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
 
 
 def meaning(
-    config: RunConfig, structures: tuple[str, ...], segmentation: Mapping[str, Any]
+    config: RunConfig,
+    structures: tuple[str, ...],
+    segmentation: Mapping[str, Any],
+    pseudonyms: str | None = None,
 ) -> dict[str, Any]:
     """What can change a result, as plain JSON values; `segmentation` are the segmenter's own settings.
 
     Weights are named by their own hash, and resources change no result. `structures` are resolved names:
-    "all" means something else in the next version.
+    "all" means something else in the next version. `pseudonyms` is the fingerprint of their key.
     """
-    return {
+    kept = {
         "structures": sorted(structures),
         "limits": asdict(config.limits),
         "reading": READING_RULES,
         "segmentation": dict(segmentation),
     }
+    return kept | ({"pseudonyms": pseudonyms} if pseudonyms else {})
 
 
 def config_hash(plain: Mapping[str, Any]) -> str:

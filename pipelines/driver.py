@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -32,6 +33,7 @@ from pipelines.ledger import forget_attempts
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.parquet import ParquetDamaged
 from pipelines.progress import Progress
+from pipelines.pseudonyms import Pseudonyms
 from pipelines.reasons import RETRIABLE, Failure, Withheld
 from pipelines.records import RecordDamaged, read_record
 from pipelines.repair import set_aside, set_aside_records, set_aside_tables
@@ -135,9 +137,13 @@ def run(
         structures = resolve(",".join(config.structures), known.structures)
     except ValueError as fault:
         raise UsageError(str(fault)) from None
+    key_file = config.privacy.pseudonym_key_file
+    pseudonyms = Pseudonyms.of_file(Path(key_file)) if key_file else None
     try:
-        manifest = discover(stores.source, limits_of(config)).manifest
-        plan = _plan(manifest, structures, config, known.weights_sha256, known.settings)
+        found = discover(stores.source, limits_of(config), pseudonyms=pseudonyms).manifest
+        manifest = found.renamed(partial(pseudonyms.text, "object")) if pseudonyms else found
+        kept = meaning(config, structures, known.settings, pseudonyms.fingerprint if pseudonyms else None)
+        plan = Run.of(manifest, structures, kept, config_hash(kept), known.weights_sha256, code_version())
         if retry_failed:
             _forget(stores.output, plan)
         if replace_damaged:
@@ -153,7 +159,7 @@ def run(
         )
         pending = [ref.series_key for ref in missing if ref.status is Status.OK]
         if pending:
-            _compute(stores, plan, stamp, config, segmenter, pending, in_process)
+            _compute(stores, plan, stamp, config, segmenter, _rows(found, pending), in_process)
             _reconcile(stores.output, plan, stamp, pending)
         # A run is saved once it is whole: a killed one leaves only records, which any later run may use.
         save_run(stores.output, plan)
@@ -180,15 +186,11 @@ def _place(uri: str) -> str:
     return (without_slash(uri) if is_s3(uri) else str(local_path(uri).resolve())) + "/"
 
 
-def _plan(
-    manifest: Manifest,
-    structures: tuple[str, ...],
-    config: RunConfig,
-    weights_sha256: str,
-    settings: Mapping[str, Any],
-) -> Run:
-    kept = meaning(config, structures, settings)
-    return Run.of(manifest, structures, kept, config_hash(kept), weights_sha256, code_version())
+def _rows(manifest: Manifest, series: list[str]) -> pa.Table:
+    """The manifest's rows of these series."""
+    return manifest.table.filter(
+        pa.compute.is_in(manifest.table["series_key"], value_set=pa.array(series, pa.string()))
+    )
 
 
 def _refused(ref: SeriesRef, plan: Run) -> Work:
@@ -202,7 +204,7 @@ def _compute(
     stamp: Stamp,
     config: RunConfig,
     segmenter: SegmenterSource,
-    pending: list[str],
+    rows: pa.Table,
     in_process: bool,
 ) -> None:
     """Compute the pending series, showing progress. A run with nothing to do never imports Ray.
@@ -219,10 +221,8 @@ def _compute(
         stamp=stamp,
         resources=config.resources,
     )
-    rows = plan.manifest.table
-    rows = rows.filter(pa.compute.is_in(rows["series_key"], value_set=pa.array(pending, pa.string())))
     compute = _in_process if in_process else _on_cluster
-    resources, progress = config.resources, Progress(len(pending))
+    resources, progress = config.resources, Progress(rows.num_rows)
     # A little longer than the graph's own limit, which explains itself better.
     watchdog = Watchdog(resources.longest_wait_s + _WATCHDOG_LATER_S)
     breaker = Breaker(resources.judge_after_series, resources.max_share_of_one_reason)
@@ -238,7 +238,7 @@ def _compute(
     finally:
         progress.close()
     if stop.is_set():
-        raise Aborted(f"told to stop: {len(pending) - ended} series are left")
+        raise Aborted(f"told to stop: {rows.num_rows - ended} series are left")
     if unwritten:
         raise Aborted(f"{stores.output.uri}: did not take the records of {unwritten} series")
 

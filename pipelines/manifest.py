@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ class SeriesRef:
     reason: str | None = None
     detail: str | None = None
     image_count: int = 0
+    study_date: date | None = None
     modality: str | None = None
     rows: int | None = None
     columns: int | None = None
@@ -77,6 +79,7 @@ class SeriesRef:
             self.status,
             reason=self.reason,
             detail=self.detail,
+            study_date=self.study_date,
             modality=self.modality,
             rows=self.rows,
             columns=self.columns,
@@ -125,6 +128,15 @@ class Manifest:
         for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS):
             for row in batch.to_pylist():
                 yield SeriesRef.from_columns(row)
+
+    def renamed(self, rename: Callable[[str], str]) -> Manifest:
+        """The same series with other names for their objects; nothing can be fetched by it."""
+
+        def hide(ref: SeriesRef) -> SeriesRef:
+            objects = (replace(entry, key=rename(entry.key)) for entry in ref.objects)
+            return replace(ref, objects=tuple(sorted(objects, key=lambda entry: entry.key)))
+
+        return Manifest.of(hide(ref) for ref in self)
 
     @property
     def manifest_id(self) -> str:

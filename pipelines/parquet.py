@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 _ROWS_PER_GROUP = 131_072
 # Columns that files of the same schema version may lack: any other that is missing is damage.
-ADDED_COLUMNS = frozenset({"flags", "prompter", "geometry_fix", "frame_slices"})
+ADDED_COLUMNS = frozenset({"flags", "prompter", "geometry_fix", "frame_slices", "study_date"})
 _VERSION_KEY = b"ctsam3d.schema_version"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
@@ -75,6 +76,7 @@ class SeriesRow:
     status: Status
     reason: str | None = None
     detail: str | None = None  # what was found, in numbers and counts; never a DICOM text value
+    study_date: date | None = None  # shifted where pseudonyms are used
     modality: str | None = None
     rows: int | None = None
     columns: int | None = None
@@ -140,7 +142,7 @@ def encode_record(record: Record) -> bytes:
     }
     rows = [shared | _structure_columns(row) for row in record.structures]
     series = asdict(record.series) | asdict(record.provenance)
-    text = json.dumps(series, sort_keys=True, allow_nan=False).encode()
+    text = json.dumps(series, sort_keys=True, allow_nan=False, default=date.isoformat).encode()
     digest = hashlib.sha256(text).hexdigest().encode()
     table = pa.Table.from_pylist(rows, schema=RECORD)
     return parquet.write([table], RECORD, {_SERIES_KEY: text, _SERIES_SHA256_KEY: digest})
@@ -162,6 +164,8 @@ def read_record(data: bytes, *, masks: bool = True) -> RecordTables:
         raise RecordDamaged("the series row does not match its SHA-256")
     try:
         value = json.loads(text)
+        if value.get("study_date") is not None:
+            value["study_date"] = date.fromisoformat(value["study_date"])
         value["seconds_per_stage"] = list((value["seconds_per_stage"] or {}).items())
         series = pa.Table.from_pylist([value], schema=SERIES)
     except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -19,6 +20,7 @@ LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 MULTI_FRAME_CT = (ENHANCED_CT, LEGACY_ENHANCED_CT)
 CT_CLASSES = (CT_IMAGE, *MULTI_FRAME_CT)
 _UID = re.compile(r"[0-9.]{1,64}")
+_DAY = re.compile(r"[0-9]{8}")
 _LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _PIXEL_DATA = 0x7FE00010
 
@@ -54,6 +56,7 @@ class Header:
     """What is needed of one object to place and decode it. None where the header says nothing.
 
     `slice_thickness_mm`, `kvp`, `kernel` and `manufacturer` are facts for the record, used by no computation.
+    `study_date` is one too; `patient_id` only keeps the dates of a patient together where they are shifted.
     `is_complete` is False where only the object's beginning was read and what is missing may lie beyond.
     """
 
@@ -63,6 +66,8 @@ class Header:
     frame_of_reference_uid: str | None
     sop_class_uid: str | None
     transfer_syntax_uid: str
+    study_date: date | None
+    patient_id: str | None = field(repr=False)
     modality: str | None
     image_type: tuple[str, ...]
     manufacturer: str | None
@@ -156,6 +161,8 @@ def _header(parsed: Parsed, complete: bool) -> Header:
         frame_of_reference_uid=_uid(ds, "FrameOfReferenceUID"),
         sop_class_uid=sop_class,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
+        study_date=_date(ds, "StudyDate"),
+        patient_id=_text(ds, "PatientID"),
         modality=_text(ds, "Modality"),
         image_type=image_type,
         manufacturer=_text(ds, "Manufacturer"),
@@ -243,6 +250,17 @@ def _texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
 
 def _text(ds: Dataset, keyword: str) -> str | None:
     return "\\".join(_texts(ds, keyword)) or None
+
+
+def _date(ds: Dataset, keyword: str) -> date | None:
+    """A day; None where absent, or no day."""
+    text = _text(ds, keyword) or ""
+    if not _DAY.fullmatch(text):
+        return None
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
 
 
 def _numbers(ds: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

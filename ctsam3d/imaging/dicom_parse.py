@@ -25,8 +25,10 @@ HEADER_TAGS: list[int] = [
     0x00080008,  # ImageType
     0x00080016,  # SOPClassUID
     0x00080018,  # SOPInstanceUID
+    0x00080020,  # StudyDate
     0x00080060,  # Modality
     0x00080070,  # Manufacturer
+    0x00100020,  # PatientID
     0x00180010,  # ContrastBolusAgent
     0x00180012,  # ContrastBolusAgentSequence
     0x00180050,  # SliceThickness

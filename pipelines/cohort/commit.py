@@ -20,6 +20,7 @@ from pipelines.records import (
     read_record,
 )
 from pipelines.store import NotFound, Store
+from pipelines.texts import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ def series_row(work: Work) -> SeriesRow:
         orientation=facts.orientation,
         geometry_fix=facts.geometry_fix,
         frame_slices=facts.frame_slices,
-        manufacturer=facts.manufacturer,
-        kernel=facts.kernel,
+        manufacturer=plain(facts.manufacturer),
+        kernel=plain(facts.kernel),
         slice_thickness=facts.slice_thickness_mm,
         kvp=facts.kvp,
         contrast=facts.contrast,

@@ -20,7 +20,9 @@ from ctsam3d.outcome import Reason, Rejected, Status
 from pipelines import identity
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.prefetch import prefetch
+from pipelines.pseudonyms import Pseudonyms
 from pipelines.store import InvalidLocation, NotFound, ObjectInfo, Store
+from pipelines.texts import plain
 
 _THREADS = 16
 _BEGINNING_BYTES = (1 << 16, 1 << 20, 1 << 24)
@@ -30,7 +32,6 @@ _PAST_IDENTITY, _PAST_FACTS = (
     0x00210000,
     0x00290000,
 )  # tags past which nothing is asked of any object, of a CT
-_FACT_CHARACTERS = 64
 
 # StudyInstanceUID, SeriesInstanceUID, and the folder of objects without the latter.
 _Identity = tuple[str | None, str | None, str]
@@ -57,8 +58,15 @@ class Discovery:
     bytes_read: int
 
 
-def discover(source: Store, limits: Limits | None = None, threads: int = _THREADS) -> Discovery:
+def discover(
+    source: Store,
+    limits: Limits | None = None,
+    threads: int = _THREADS,
+    pseudonyms: Pseudonyms | None = None,
+) -> Discovery:
     """List a source and judge every series by its headers.
+
+    With `pseudonyms` the manifest has these instead of UIDs and dates; its object keys are still the source's.
 
     Raises:
         EmptySource: nothing in it is DICOM.
@@ -89,8 +97,9 @@ def discover(source: Store, limits: Limits | None = None, threads: int = _THREAD
         found.setdefault(series, _Tally()).add(entry, header)
     if not found and not unreadable:
         raise EmptySource(f"{source.uri}: no DICOM objects found ({listed} objects looked at)")
-    rows = [_series(uids, tally, limits) for uids, tally in found.items()]
-    rows += [_unreadable(folder, reason, objects) for (folder, reason), objects in unreadable.items()]
+    rows = [_series(uids, tally, limits, pseudonyms) for uids, tally in found.items()]
+    for (folder, reason), objects in unreadable.items():
+        rows.append(_unreadable(folder, reason, objects, pseudonyms))
     return Discovery(Manifest.of(rows), listed, skipped, bytes_read)
 
 
@@ -195,26 +204,32 @@ class _Tally:
         return None
 
 
-def _series(series: _Identity, tally: _Tally, limits: Limits) -> SeriesRef:
+def _series(series: _Identity, tally: _Tally, limits: Limits, pseudonyms: Pseudonyms | None) -> SeriesRef:
     verdict = tally.verdict(limits)
     reason, detail = verdict if verdict else (None, None)
     facts = tally.facts
     assert facts is not None
     study_uid, series_uid, folder = series
+    study_date = facts.study_date
+    if pseudonyms:
+        study_date = pseudonyms.day(study_date, facts.patient_id or study_uid or "")
+        study_uid, series_uid = pseudonyms.uid(study_uid), pseudonyms.uid(series_uid)
+        folder = folder and pseudonyms.text("folder", folder)
     return SeriesRef(
         series_key=identity.series_key(study_uid or "", series_uid or "", *([folder] if folder else [])),
         study_instance_uid=study_uid,
         series_instance_uid=series_uid,
+        study_date=study_date,
         status=Status.REJECTED if reason else Status.OK,
         objects=_sorted(tally.objects),
         reason=str(reason) if reason else None,
         detail=detail,
         image_count=tally.images,
-        modality=_text(facts.modality),
+        modality=plain(facts.modality),
         rows=facts.rows,
         columns=facts.columns,
-        manufacturer=_text(facts.manufacturer),
-        kernel=_text(facts.kernel),
+        manufacturer=plain(facts.manufacturer),
+        kernel=plain(facts.kernel),
         slice_thickness=facts.slice_thickness_mm,
         kvp=facts.kvp,
         contrast=facts.has_contrast,
@@ -222,7 +237,11 @@ def _series(series: _Identity, tally: _Tally, limits: Limits) -> SeriesRef:
     )
 
 
-def _unreadable(folder: str, reason: Reason, objects: list[ObjectInfo]) -> SeriesRef:
+def _unreadable(
+    folder: str, reason: Reason, objects: list[ObjectInfo], pseudonyms: Pseudonyms | None
+) -> SeriesRef:
+    if pseudonyms:
+        folder = pseudonyms.text("folder", folder)
     return SeriesRef(
         series_key=identity.series_key("unreadable", folder, reason),
         study_instance_uid=None,
@@ -236,8 +255,3 @@ def _unreadable(folder: str, reason: Reason, objects: list[ObjectInfo]) -> Serie
 
 def _sorted(objects: list[ObjectInfo]) -> tuple[ObjectInfo, ...]:
     return tuple(sorted(objects, key=lambda entry: entry.key))
-
-
-def _text(value: str | None) -> str | None:
-    """A short printable text; None for anything else, which is not what the attribute is for."""
-    return value if value and len(value) <= _FACT_CHARACTERS and value.isprintable() else None

@@ -9,7 +9,7 @@ import numpy as np
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.segmentation.result import StudySegmentation
 from pipelines import driver
-from pipelines.config import InputLimits, Resources, RunConfig
+from pipelines.config import InputLimits, RunConfig
 from pipelines.driver import Stores, Summary
 from pipelines.segmenters import Identity
 from pipelines.store import Store
@@ -29,10 +29,10 @@ def series(number: int, **knobs: object) -> list[tuple[str, bytes]]:
     return ct_series(**{"n": n, "shape": tuple(shape), "seed": number, "image_hu": hu} | knobs)
 
 
-def write_series(store: Store, number: int, **knobs: object) -> None:
+def write_series(store: Store, number: int, folder: str | None = None, **knobs: object) -> None:
     """The objects of `series` in a folder of their own."""
     for name, data in series(number, **knobs):
-        store.put(f"s{number:04}/{name}", data)
+        store.put(f"{folder or f's{number:04}'}/{name}", data)
 
 
 def number_of(volume: Volume) -> int:
@@ -72,6 +72,6 @@ class Scripted:
 
 def run(stores: Stores, segmenter: Scripted | None = None, **options: object) -> Summary:
     """A run in this process."""
-    resources = options.pop("resources", Resources())
-    config = RunConfig(limits=LIMITS, resources=resources)  # type: ignore[arg-type]
+    settings = {name: options.pop(name) for name in ("resources", "privacy") if name in options}
+    config = RunConfig(limits=LIMITS, **settings)  # type: ignore[arg-type]
     return driver.run(stores, config, segmenter or Scripted(), in_process=True, **options)  # type: ignore[arg-type]
