@@ -241,11 +241,13 @@ def evaluate(
         list[Path],
         typer.Argument(help="Folders of labelled cases: ct.nii.gz, labels.nii.gz, labels.json."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for tables and report.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for tables, report and pictures.", show_default=False)],
     structures: Structures = None,
     weights: Weights = None,
+    clicks: Annotated[int, typer.Option(min=0, help="Clicks to simulate on each structure.")] = 10,
+    worst: Annotated[int, typer.Option(min=0, help="Worst masks to draw.")] = 8,
 ) -> int:
-    """Score weights on labelled cases: the localizer alone and automatic masks."""
+    """Score weights on labelled cases: the localizer alone, automatic masks, and clicks simulated from the truth."""
     from ctsam3d.evaluation.evaluate import evaluate as score
     from ctsam3d.network.checkpoint import CheckpointError
     from ctsam3d.segmentation.segmenter import Segmenter
@@ -253,7 +255,7 @@ def evaluate(
     wanted = None if structures in (None, "all") else [name.strip() for name in structures.split(",")]
     try:
         segmenter = Segmenter.load(weights or _settings(None, None, None).weights)
-        evaluation = score(cases, segmenter, out, wanted, on_case=_print_case)
+        evaluation = score(cases, segmenter, out, wanted, clicks, worst, on_case=_print_case)
     except (CheckpointError, ValueError) as fault:
         raise UsageError(str(fault)) from None
     except OSError as fault:

@@ -24,10 +24,10 @@ class Metrics:
 
     Attributes:
         dice: 2 |A and B| / (|A| + |B|); None where both are empty.
-        surface_dice: share of both surfaces that lies within 2 mm of the other; None where both are empty. Where a
-            structure is cut by the image's edge the cut counts as surface.
+        surface_dice: share of both surfaces that lies within 2 mm of the other; None where both are empty or it was not
+            asked for. Where a structure is cut by the image's edge the cut counts as surface.
         hd95_mm: 95th percentile of the distances from either surface to the other, the larger of the two; None where
-            one of them is empty.
+            one of them is empty, or where it was not asked for.
         truth_ml: volume of the truth.
         found_ml: volume of the mask.
     """
@@ -49,13 +49,16 @@ class Metrics:
         return 100 * self.error_ml / self.truth_ml if self.truth_ml else None
 
 
-def compare(found: NDArray[np.bool_], truth: NDArray[np.bool_], geometry: Geometry) -> Metrics:
+def compare(
+    found: NDArray[np.bool_], truth: NDArray[np.bool_], geometry: Geometry, *, surfaces: bool = True
+) -> Metrics:
     """All metrics of one structure, computed within the box that both masks span.
 
     Args:
         found: bool (z, y, x).
         truth: bool (z, y, x) of the same shape.
         geometry: of their grid.
+        surfaces: compare them as well, which takes longer than all the rest; else those metrics are None.
     """
     counts = int(np.count_nonzero(found)), int(np.count_nonzero(truth))
     found_ml, truth_ml = (n * geometry.voxel_volume_ml for n in counts)
@@ -64,6 +67,8 @@ def compare(found: NDArray[np.bool_], truth: NDArray[np.bool_], geometry: Geomet
         return Metrics(None, None, None, truth_ml, found_ml)
     mine, true = found[box], truth[box]
     dice = 2 * int(np.count_nonzero(mine & true)) / sum(counts)
+    if not surfaces:
+        return Metrics(dice, None, None, truth_ml, found_ml)
     if 0 in counts:
         return Metrics(dice, 0.0, None, truth_ml, found_ml)
     return Metrics(dice, *_surfaces(mine, true, geometry.spacing_xyz_mm[::-1]), truth_ml, found_ml)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ctsam3d.evaluation.metrics import Metrics
-from ctsam3d.evaluation.score import Method, Score
+from ctsam3d.evaluation.score import SHOWN_CLICKS, Method, Score
 from ctsam3d.evaluation.tables import CaseOutcome
 
 _BAD_DICE = 0.7
 _LOSS_DICE = 0.02  # against the localizer alone, that acceptance should prevent
-_SHOWN_CLICKS = (1, 5)
 
 _Column = tuple[Method, int | None]
 _Rows = dict[_Column, dict[tuple[str, str], Score]]
@@ -64,7 +63,7 @@ def report(
 def _by_column(scores: Iterable[Score]) -> _Rows:
     """Scores by way of asking; of the clicks the first, the fifth and the last."""
     last = max((s.clicks or 0 for s in scores), default=0)
-    shown = sorted({n for n in (*_SHOWN_CLICKS, last) if 0 < n <= last})
+    shown = sorted({n for n in (*SHOWN_CLICKS, last) if 0 < n <= last})
     columns: list[_Column] = [(Method.LOCALIZER, None), (Method.AUTOMATIC, None)]
     rows: _Rows = {column: {} for column in (*columns, *((Method.CLICKS, n) for n in shown))}
     for score in scores:
@@ -222,7 +221,7 @@ def _inventions(rows: _Rows) -> str:
 def _case(outcome: CaseOutcome, scores: Iterable[Score]) -> str:
     mine = [s for s in scores if s.case == outcome.case]
     last = max((s.clicks or 0 for s in mine), default=0)
-    shown = {None, *_SHOWN_CLICKS, last}
+    shown = {None, *SHOWN_CLICKS, last}
     header = ["structure", "way of asking", "status", "confidence", "Dice", "surface Dice 2 mm", "HD95 mm"]
     header += ["truth ml", "found ml", "error ml", "error %", "cubes"]
     lines = []

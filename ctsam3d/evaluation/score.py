@@ -13,6 +13,7 @@ from ctsam3d.anatomy.measure import measure
 from ctsam3d.evaluation.automatic import localized_and_refined
 from ctsam3d.evaluation.cases import LabelledCase
 from ctsam3d.evaluation.metrics import Metrics, compare
+from ctsam3d.evaluation.simulate import Answer, clicked
 from ctsam3d.evaluation.targets import Target
 from ctsam3d.imaging.resample import to_model_grid
 from ctsam3d.network.config import SPACING_MM
@@ -20,6 +21,9 @@ from ctsam3d.outcome import Status
 from ctsam3d.segmentation.confidence import Evidence
 from ctsam3d.segmentation.result import StudySegmentation
 from ctsam3d.segmentation.segmenter import Segmenter
+
+SHOWN_CLICKS = (1, 5)  # and the last: what reports show, and where surfaces are compared
+_BOUNDED = "GROWTH_BOUNDED"
 
 
 class Method(StrEnum):
@@ -70,13 +74,16 @@ class Scored:
     found: NDArray[np.bool_]
 
 
-def score_case(case: LabelledCase, targets: Sequence[Target], segmenter: Segmenter) -> Iterator[Scored]:
+def score_case(
+    case: LabelledCase, targets: Sequence[Target], segmenter: Segmenter, most_clicks: int = 0
+) -> Iterator[Scored]:
     """Every target of a case in every way in which it can be asked for.
 
     Args:
         case: image and labels.
         targets: what is to be scored in it.
         segmenter: what is to be scored.
+        most_clicks: to simulate on each target.
     """
     grid = to_model_grid(case.volume, SPACING_MM)
     classes = {name for target in targets for name in target.classes}
@@ -91,6 +98,9 @@ def score_case(case: LabelledCase, targets: Sequence[Target], segmenter: Segment
         for method, answer in answers.items():
             if target.classes:
                 yield _automatic(case, target, method, answer, truth, truncated)
+        if most_clicks and truth.any():
+            for state in clicked(segmenter, target.name, grid, case.volume.geometry, truth, most_clicks):
+                yield _clicked(case, target, state, truth, truncated, last=state.clicks == most_clicks)
 
 
 def _automatic(
@@ -123,6 +133,33 @@ def _automatic(
         evidence=worst.evidence if len(target.classes) == 1 else None,
     )
     return Scored(score, truth, found)
+
+
+def _clicked(
+    case: LabelledCase,
+    target: Target,
+    answer: Answer,
+    truth: NDArray[np.bool_],
+    truncated: tuple[str, ...],
+    *,
+    last: bool,
+) -> Scored:
+    """One target after some clicks."""
+    # surfaces take longer than clicks do
+    surfaces = last or answer.clicks in SHOWN_CLICKS
+    score = Score(
+        case=case.name,
+        structure=target.name,
+        method=Method.CLICKS,
+        clicks=answer.clicks,
+        status=Status.OK if answer.found.any() else Status.ABSENT,
+        reason=_BOUNDED if answer.bounded else None,
+        confidence=None,
+        metrics=compare(answer.found, truth, case.volume.geometry, surfaces=surfaces),
+        truncated=truncated,
+        cubes=answer.cubes,
+    )
+    return Scored(score, truth, answer.found)
 
 
 def _truncated(case: LabelledCase, truth: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -42,12 +42,15 @@ class Growth:
         most_cubes: decoded at most.
         least_agreement: Dice of a new cube and what is known of the part that they share, below which it is dropped.
         least_peak: of a proposed heat map, below which the structure is taken to end.
+        cross_patch: ask the cross-patch predictor where to click next, with weights in which it was trained; else the
+            clearest voxel of the frontier is clicked on.
     """
 
     reach_blocks: int = 6
     most_cubes: int = 200
     least_agreement: float = 0.5
     least_peak: float = 0.15
+    cross_patch: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +87,7 @@ def grow(
     propose: Propose | None,
     settings: Growth,
     most_voxels: int | None = None,
+    earlier: Sequence[Patch] = (),
 ) -> Grown:
     """The whole structure that the clicks point at.
 
@@ -95,11 +99,16 @@ def grow(
         propose: cross-patch prompting, or None to click on the frontier itself.
         settings: bounds and gates.
         most_voxels: of the mask, beyond which it has leaked for certain.
+        earlier: cubes that it was grown from with fewer clicks, in order; those whose centre is in the mask still are
+            taken before any other.
     """
     growing = _Growing(name, shape, tuple(clicks), answer, settings)
     for click in clicks:
         if click.positive and not growing.is_seen(click.zyx):
             growing.take(click.zyx, trusted=True)
+    for patch in earlier:
+        if patch not in growing.merged and growing.holds(patch.click_zyx):
+            growing.take(patch.click_zyx, trusted=False)
     bounded = False
     while (block := growing.next_block()) is not None:
         voxels = growing.canvas.mask_voxels
@@ -135,6 +144,10 @@ class _Growing:
 
     def is_seen(self, zyx: tuple[int, int, int]) -> bool:
         return bool(self.seen[tuple(i // COARSE_FACTOR for i in zyx)])
+
+    def holds(self, zyx: tuple[int, int, int]) -> bool:
+        """Whether a voxel is in the mask by what is known so far."""
+        return bool(self.canvas.sums[zyx] > 0.5 * self.canvas.weights[zyx])
 
     def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
         """The voxel of a block that is in the mask most certainly."""

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ctsam3d.anatomy.catalogue import named
 from ctsam3d.imaging.resample import labels_to_source, to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network import checkpoint
@@ -36,14 +37,16 @@ from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
-from ctsam3d.segmentation.grow import Growth, grow
+from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.intensity import within_intensity
+from ctsam3d.segmentation.interactive import ClickedStructure
 from ctsam3d.segmentation.patches import Patch, lay_over, patch_around, patch_at
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
 __all__ = ["LOCALIZER_FILE", "Segmenter", "Settings", "weights_path"]
 
+_LEAKED = 1.5  # times the largest plausible volume, beyond which a growing structure is not followed
 _BLOCK_PROBABILITY = np.float32(0.51)  # of a coarse block that interpolation would lose
 
 
@@ -245,22 +248,19 @@ class Segmenter:
 
     def _grown(self, name: str, grid: Volume, clicks: tuple[VoxelClick, ...]) -> tuple[Canvas, int]:
         """A structure of which only clicks are known, as far as it goes on from them."""
+        clicked = self.clicked(name, grid)
+        return clicked.click(clicks).canvas.touched(), clicked.decoded
 
-        def answer(patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
-            return self._decoder.answer(grid.hu, [Question(patch, clicks)])[0]
-
-        def propose(patch: Patch, mask: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
-            return self._decoder.heat(grid.hu, patch, mask, [neighbour])[0]
-
-        grown = grow(
-            name,
-            grid.hu.shape,
-            clicks,
-            answer,
-            propose if self.cross_patch else None,
-            self.settings.growth,
-        )
-        return grown.canvas.touched(), grown.cubes
+    def clicked(self, name: str, grid: Volume) -> ClickedStructure:
+        """A structure to click on, in a volume that is on the model grid."""
+        known = named(name)
+        most_voxels = None
+        if known is not None and known.plausible_ml is not None:
+            most_voxels = int(_LEAKED * known.plausible_ml[1] / grid.geometry.voxel_volume_ml)
+        return ClickedStructure(
+            name, grid.hu, self._decoder, self.settings.growth,
+            cross_patch=self.cross_patch, most_voxels=most_voxels,
+        )  # fmt: skip
 
     def _settle(
         self,

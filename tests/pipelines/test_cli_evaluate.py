@@ -20,10 +20,12 @@ from tests.pipelines.test_cli import Done
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of the smallest size, as a checkpoint of ours."""
+    """An untrained network of the smallest size that finds nothing, so that no click grows over the whole image."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    checkpoint.save(file, build("nano"), {"note": "untrained"})
+    network = build("nano")
+    torch.nn.init.constant_(network.get_parameter("mask_decoder.mask_prediction_head.0.bias"), -20)
+    checkpoint.save(file, network, {"note": "untrained"})
     return file
 
 
@@ -54,22 +56,29 @@ def test_a_bad_case_is_named_and_costs_none_of_the_others(
 ) -> None:
     out, damaged = tmp_path / "out", tmp_path / "damaged"
     damaged.mkdir()
-    done = evaluate(damaged, case, "--out", out, "--weights", weights)
+    done = evaluate(damaged, case, "--out", out, "--weights", weights, "--clicks", "2", "--worst", "2")
     assert done.code == 2, done.err
     said = done.err.splitlines()
     assert len(said) == 2 and "labels.json: missing" in said[0] and said[1].startswith("chest: 1 structures")
     table = dict(line.rsplit(maxsplit=1) for line in done.out.splitlines())
     assert (table["cases"], table["not scored"]) == ("2", "1")
     scores = pq.read_table(out / "scores.parquet").to_pylist()
-    assert {(s["case"], s["structure"], s["method"]) for s in scores} >= {
-        ("chest", "lung_right", "localizer"),
-        ("chest", "lung_right", "automatic"),
-    }
-    assert {s["structure"] for s in scores} == {"lung_right"}
+    assert [(s["case"], s["structure"], s["method"], s["clicks"]) for s in scores] == [
+        ("chest", "lung_right", "localizer", None),
+        ("chest", "lung_right", "automatic", None),
+        ("chest", "lung_right", "clicks", 1),
+        ("chest", "lung_right", "clicks", 2),
+    ]
+    assert (
+        scores[2]["cubes"] == scores[3]["cubes"] == 1
+    )  # nothing was found, and the same click again asks nothing new
     cases = pq.read_table(out / "cases.parquet").to_pylist()
     assert [c["case"] for c in cases] == ["damaged", "chest"]
     assert "labels.json" in cases[0]["fault"] and cases[1]["fault"] is None
-    assert "## chest" in (out / "report.md").read_text()
+    report = (out / "report.md").read_text()
+    assert "## chest" in report and "| 2 clicks |" in report
+    for picture in ("clicks.png", "worst.png"):
+        assert picture in report and (out / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_are_named_before_anything_is_scored(
