@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ctsam3d.anatomy.structures import resolve
+from ctsam3d.imaging.decoders import DecoderMissing, check_decoders
 from ctsam3d.outcome import Status
 from pipelines import identity, parquet
 from pipelines.arrow_files import arrow_location
@@ -129,9 +130,13 @@ def run(
         in_process: one series after the other in this process, without Ray.
 
     Raises:
-        UsageError: unusable weights, an unknown structure, a source without objects.
+        UsageError: unusable weights, an unknown structure, a source without objects, a missing decoder.
         Aborted: the cluster or a store gave up, or the run was told to stop; the same command continues.
     """
+    try:
+        check_decoders()  # now, and not after hours at the first series that needs it
+    except DecoderMissing as lack:
+        raise UsageError(str(lack)) from None
     known = segmenter.identity()
     try:
         structures = resolve(",".join(config.structures), known.structures)

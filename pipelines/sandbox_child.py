@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctsam3d.imaging.decoders import DecoderMissing
 from ctsam3d.imaging.dicom import DicomSeries, Limits, read_folder, read_series
 from ctsam3d.outcome import Rejected
 from pipelines.frames import JOB, REPLY, FrameError, Job, Kind, Reply, receive, send
@@ -102,11 +103,8 @@ def _answer(job: Job, inbox: _Inbox) -> tuple[Reply, int | None]:
         reply = Reply(refused=refusal.reason, detail=refusal.detail)
     except MemoryError:
         reply = Reply(failed=Failure.MEMORY, detail=f"over {job.memory_bytes >> 20} MiB")
-    except RuntimeError as fault:  # says so itself: no decoder here for the transfer syntax
-        is_codec = type(fault) is RuntimeError
-        reply = Reply(
-            failed=Failure.CODEC_UNAVAILABLE if is_codec else Failure.INTERNAL, detail=type(fault).__name__
-        )
+    except DecoderMissing as lack:
+        reply = Reply(failed=Failure.CODEC_UNAVAILABLE, detail=lack.transfer_syntax_uid)
     except (OSError, ValueError) as fault:
         # About a folder these are words for people; about objects a fault of ours, whose text may quote a header.
         reply = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctsam3d.anatomy.structures import resolve
+from ctsam3d.imaging.decoders import DecoderMissing
 from ctsam3d.imaging.dicom import Limits, SeriesFacts, read_folder
 from ctsam3d.imaging.nifti import read_volume, write_labels
 from ctsam3d.imaging.orientation import orientation_code
@@ -53,7 +54,7 @@ def segment_file(
         volume, facts = _read(source, limits_of(config), config.resources.decode_timeout_s)
     except Rejected as refusal:
         raise UsageError(f"{source}: {refusal}") from None
-    except (OSError, ValueError, SandboxFailure) as fault:
+    except (OSError, ValueError, SandboxFailure, DecoderMissing) as fault:
         raise UsageError(f"{source}: cannot be read: {fault}") from None
     given = read_prompts(prompts, facts) if prompts else None
     selection = ",".join(config.structures)

@@ -37,20 +37,27 @@ SYNTAXES = {
     "jpeg_ls": JPEGLSLossless,
     "jpeg_2000": JPEG2000Lossless,
 }
-# Every tag that names a person or place holds one of these; none may come out of anything.
-CANARIES = {
-    "PatientName": "CANARYNAME^ADA",
-    "PatientID": "CANARYID77",
-    "PatientBirthDate": "19010203",
-    "PatientAddress": "CANARYSTREET 1",
-    "OtherPatientIDs": "CANARYOTHER",
-    "AccessionNumber": "CANARYACC",
-    "InstitutionName": "CANARYHOSPITAL",
-    "ReferringPhysicianName": "CANARYDOCTOR^EVE",
-    "StudyDescription": "CANARYSTUDY",
-    "SeriesDescription": "CANARYSERIES",
-    "PatientComments": "CANARYCOMMENT",
+# Every tag that names a person, a place or a time holds one of these; none may come out of anything.
+_TEXT_TAGS = """
+AccessionNumber InstitutionName InstitutionAddress InstitutionalDepartmentName StationName DeviceSerialNumber
+ReferringPhysicianName ReferringPhysicianAddress ReferringPhysicianTelephoneNumbers PerformingPhysicianName
+PhysiciansOfRecord NameOfPhysiciansReadingStudy OperatorsName RequestingPhysician RequestingService
+StudyDescription SeriesDescription ProtocolName PatientName PatientID IssuerOfPatientID OtherPatientIDs
+OtherPatientNames PatientBirthName PatientMotherBirthName PatientAddress PatientTelephoneNumbers Occupation
+MilitaryRank EthnicGroup RegionOfResidence CountryOfResidence MedicalAlerts Allergies AdditionalPatientHistory
+PatientReligiousPreference PatientComments ResponsiblePerson ResponsibleOrganization StudyID ImageComments
+AdmittingDiagnosesDescription RequestedProcedureDescription PerformedProcedureStepDescription
+PerformedProcedureStepID DerivationDescription FrameComments CurrentPatientLocation AdmissionID ReasonForStudy
+StudyComments ContrastBolusAgent
+""".split()
+_DATE_TAGS = """
+PatientBirthDate SeriesDate AcquisitionDate ContentDate PerformedProcedureStepStartDate
+""".split()
+CANARIES = {tag: f"CANARY{i:02}{tag[:7].upper()}" for i, tag in enumerate(_TEXT_TAGS)} | {
+    tag: f"1901{month:02}17" for month, tag in enumerate(_DATE_TAGS, 1)
 }
+# These lie where a header nests: in a sequence, in private elements, and in a value no reader knows what to do with.
+NESTED_CANARIES = ("CANARYNESTEDNAME", "CANARYNESTEDSTEP", "CANARYPRIVATE", "CANARYUNKNOWN")
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _AIR, _TISSUE, _LUNG, _BALL = -1000, 40, -850, 300
 
@@ -200,10 +207,11 @@ def _common(k: Knobs, sop_uid: str, sop_class: str) -> Dataset:
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = sop_uid
     for keyword, value in CANARIES.items():
         setattr(ds, keyword, value)
+    _nest_canaries(ds)
     ds.StudyInstanceUID = k.study_uid or _uid(k, "study")
     ds.SeriesInstanceUID = k.series_uid or _uid(k, "series")
     ds.Modality, ds.Manufacturer, ds.ConvolutionKernel = "CT", "Builder", "B30f"
-    ds.SliceThickness, ds.KVP, ds.ContrastBolusAgent = "5", "120", "agent"
+    ds.SliceThickness, ds.KVP = "5", "120"
     ds.AcquisitionNumber = "3"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -213,6 +221,17 @@ def _common(k: Knobs, sop_uid: str, sop_class: str) -> Dataset:
     if k.padding_value is not None and k.padding_declared:
         ds.add_new(0x00280120, "SS" if k.signed else "US", k.padding_value)
     return ds
+
+
+def _nest_canaries(ds: Dataset) -> None:
+    name, step, private, unknown = NESTED_CANARIES
+    patient, request = Dataset(), Dataset()
+    patient.PatientID = patient.IssuerOfPatientID = name
+    request.ScheduledProcedureStepDescription, request.RequestedProcedureID = step, "17"
+    ds.OtherPatientIDsSequence, ds.RequestAttributesSequence = [patient], [request]
+    block = ds.private_block(0x0009, "CANARYCREATOR", create=True)
+    block.add_new(0x01, "LT", private)
+    block.add_new(0x02, "UN", unknown.encode())
 
 
 def _uid(k: Knobs, name: str) -> str:

@@ -45,7 +45,7 @@ _MAX_INTERCEPT = 32768.0
 _OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 _HEAD_BYTES = 65536
 # Version of the rules by which series are read or refused; raised whenever one of them changes a result.
-READING_RULES = 2
+READING_RULES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def read_series(objects: Iterable[tuple[str, bytes]], limits: Limits | None = No
 
     Raises:
         Rejected: with the reason; `detail` never carries a text of the header.
-        RuntimeError: no decoder is installed for a transfer syntax that should be supported.
+        DecoderMissing: none is installed for a transfer syntax that should be supported.
     """
     limits = limits or Limits()
     with quiet():  # once around all objects

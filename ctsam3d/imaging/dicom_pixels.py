@@ -8,26 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.encaps import generate_frames
 
+from ctsam3d.imaging.codestream import check_stream
+from ctsam3d.imaging.decoders import NATIVE, RLE, SUPPORTED_SYNTAXES, decoder_for
 from ctsam3d.imaging.dicom_header import Frame, Header
 from ctsam3d.imaging.dicom_parse import encapsulated_end
 from ctsam3d.imaging.hounsfield import MAX_HU, UNMEASURED_BELOW_HU, reaching_edge
@@ -35,28 +19,8 @@ from ctsam3d.imaging.quiet import quiet
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.outcome import Reason, Rejected
 
-_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_ENCAPSULATED = (
-    RLELossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    HTJ2K,
-)
-SUPPORTED_SYNTAXES = frozenset(str(uid) for uid in (*_NATIVE, *_ENCAPSULATED))
 # These carry stored words as they are, so unused high bits may hold anything.
-_RAW_WORDS = frozenset(str(uid) for uid in (*_NATIVE, RLELossless))
-# The plugin to take of those a decoder has. JPEG-LS: pyjpegls is the fastest. RLE: pydicom's own, as the
-# compiled one panics on damaged streams with an exception that is no Exception. JPEG: pylibjpeg, as pillow,
-# where some other package brings it, knows no lossless JPEG of 12 or 16 bits.
-_PLUGINS = ("pyjpegls", "pydicom", "pylibjpeg")
+_RAW_WORDS = NATIVE | {RLE}
 _BITS_ALLOCATED = (8, 16, 32)
 
 
@@ -75,7 +39,7 @@ def check_format(header: Header, data: bytes) -> None:
         raise Rejected(Reason.MALFORMED, f"{stored} bits stored in {allocated} allocated")
     if header.high_bit is not None and header.high_bit != stored - 1:
         raise Rejected(Reason.MALFORMED, f"high bit {header.high_bit} with {stored} bits stored")
-    if header.transfer_syntax_uid in _NATIVE:
+    if header.transfer_syntax_uid in NATIVE:
         there = min(len(data) - header.pixel_offset, header.pixel_length or 0)
         if there < header.pixel_bytes:
             raise Rejected(
@@ -93,17 +57,17 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
 
     Raises:
         Rejected: PIXEL_DECODE for a stream that does not decode to what the header says.
-        RuntimeError: no decoder for the transfer syntax is installed.
+        DecoderMissing: this installation lacks one that should be there.
     """
-    decoder = get_decoder(UID(header.transfer_syntax_uid))
-    if not decoder.is_available:
-        raise RuntimeError(f"no decoder is installed for transfer syntax {header.transfer_syntax_uid}")
+    decoder, plugin = decoder_for(header.transfer_syntax_uid)
     source: memoryview | io.BytesIO
-    if header.transfer_syntax_uid in _NATIVE:
+    streams: Iterator[bytes] | None = None
+    if header.transfer_syntax_uid in NATIVE:
         source = memoryview(data)[header.pixel_offset : header.pixel_offset + header.pixel_bytes]
     else:
         source = io.BytesIO(data)
         source.seek(header.pixel_offset)
+        streams = _streams(header, data)
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
@@ -119,13 +83,14 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
     }
     if header.extended_offsets is not None:
         options["extended_offsets"] = header.extended_offsets
-    plugin = next((name for name in _PLUGINS if name in decoder.available_plugins), "")
     with quiet():
         frames = decoder.iter_array(source, raw=True, decoding_plugin=plugin, **options)
         for index in range(header.frame_count):
             try:
+                if streams is not None:
+                    _check_stream(header, next(streams))
                 array, _ = next(frames)
-            except MemoryError:
+            except (MemoryError, Rejected):
                 raise
             except (
                 Exception
@@ -138,6 +103,20 @@ def stored_frames(header: Header, data: bytes) -> Iterator[NDArray[Any]]:
                     Reason.PIXEL_DECODE, f"frame {index} decodes to another size than the header's"
                 )
             yield array
+
+
+def _streams(header: Header, data: bytes) -> Iterator[bytes]:
+    source = io.BytesIO(data)
+    source.seek(header.pixel_offset)
+    return generate_frames(
+        source, number_of_frames=header.frame_count, extended_offsets=header.extended_offsets
+    )
+
+
+def _check_stream(header: Header, stream: bytes) -> None:
+    assert header.rows is not None and header.columns is not None
+    frame_bytes = header.pixel_bytes // header.frame_count
+    check_stream(stream, header.transfer_syntax_uid, header.rows, header.columns, frame_bytes)
 
 
 def write_hu(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ctsam3d.imaging.decoders import DecoderMissing
 from ctsam3d.imaging.dicom import DicomSeries, Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
 from pipelines.cohort.work import Work, guarded
@@ -80,8 +81,8 @@ def _read(
     if decoding.sandbox is None:
         try:
             return read_series(objects, limits), 0
-        except RuntimeError as fault:  # says so itself: no decoder here for the transfer syntax
-            raise SandboxFailure(Failure.CODEC_UNAVAILABLE, type(fault).__name__) from None
+        except DecoderMissing as lack:
+            raise SandboxFailure(Failure.CODEC_UNAVAILABLE, lack.transfer_syntax_uid) from None
     memory_bytes = decoding.memory_bytes
     if memory_bytes is None:
         voxels = ref.image_count * (ref.rows or 0) * (ref.columns or 0)

@@ -23,8 +23,8 @@ def test_facts_of_a_beginning_equal_those_of_the_whole(syntax: str) -> None:
     told = [header_facts(data[:n]) for n in range(0, len(data), 13) if n]
     assert told[0] is None
     assert told[-1] == whole
-    first_told = next(i for i, facts in enumerate(told) if facts is not None)
-    assert all(facts == whole for facts in told[first_told:])
+    assert all(facts in (None, whole) for facts in told)  # or asks for more
+    assert sum(facts is not None for facts in told) > 5
     assert (whole.modality, whole.is_ct_image, whole.is_localizer) == ("CT", True, False)
     assert (whole.rows, whole.columns, whole.frames) == (40, 48, 1)
     assert whole.position_xyz_mm == tuple(Knobs().position(2))

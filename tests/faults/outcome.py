@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from ctsam3d.imaging.dicom import DicomSeries, Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
+from tests.builders import CANARIES, NESTED_CANARIES
 
 Objects = list[tuple[str, bytes]]
 Edit = Callable[[Dataset, int], None]
@@ -23,15 +27,48 @@ def read(objects: Objects, limits: Limits | None = None) -> DicomSeries:
 
 
 def refused(objects: Objects, limits: Limits | None = None) -> tuple[Reason, str]:
-    """Reason and detail of a series, which must be refused."""
+    """Reason and detail of a series, which must be refused, in words that repeat nothing of its headers."""
     with pytest.raises(Rejected) as caught:
         read_series(list(objects), limits)
+    told_nothing(caught.value)
     return caught.value.reason, caught.value.detail
 
 
 def reason_of(objects: Objects, limits: Limits | None = None) -> Reason:
     """The reason alone."""
     return refused(objects, limits)[0]
+
+
+def told_nothing(*said: object) -> None:
+    """Fail where any of these texts holds what the builders' headers say of a person, place or time."""
+    for text in map(str, said):
+        found = [
+            canary for canary in ("CANARY", *CANARIES.values(), *NESTED_CANARIES) if canary in text.upper()
+        ]
+        assert not found, f"{found} in a text of {len(text)} characters"
+
+
+def corpus(name: str) -> bytes:
+    """One object of the corpus that comes with pydicom."""
+    path = get_testdata_file(name, download=False)
+    assert path is not None
+    return Path(str(path)).read_bytes()
+
+
+def stack_of(data: bytes, n: int = 12, step_mm: float = 2.5, edit: Edit | None = None) -> Objects:
+    """A series of copies of one CT object, each one step further along z and with a UID of its own."""
+    objects = []
+    for i in range(n):
+        ds = dcmread(io.BytesIO(data))
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        ds.ImagePositionPatient = [x, y, z + i * step_mm]
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{i + 1}"
+        if edit is not None:
+            edit(ds, i)
+        buffer = io.BytesIO()
+        ds.save_as(buffer)
+        objects.append((f"{i}.dcm", buffer.getvalue()))
+    return objects
 
 
 def setting(keyword: str, value: Any, only: int | None = None) -> Edit:
