@@ -78,8 +78,10 @@ def run(
 
     from pipelines import driver
     from pipelines.config import Privacy
+    from pipelines.installation import check_versions
     from pipelines.segmenters import BundledOrFile
 
+    check_versions()
     config = _settings(config_file, structures, weights)
     if pseudonym_key:
         config = replace(config, privacy=Privacy(str(pseudonym_key)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Before Ray is imported: no usage reports, no C++ log lines on the terminal.
@@ -25,6 +28,7 @@ from pipelines.faults import Aborted
 
 _ANSWER_S = 10.0
 _STARTS = 3
+_SHORT_FOLDER = "/tmp"  # noqa: S108 (a folder of mode 0700 is made in it)
 
 
 class ClusterLost(Aborted):
@@ -46,15 +50,25 @@ def cluster(address: str | None) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
-    _check_answers(address)
+    if address != "local":
+        _check_answers(address)
+        with _joined(address, 1, options):
+            yield
+        return
+    options |= {"num_cpus": logical_cpus(os.cpu_count() or 1), "include_dashboard": False}
     # Ray gives a cluster of one's own half a minute to start, which a busy machine may need more than once.
-    tries = _STARTS if address == "local" else 1
+    with _private_folder() as folder, _joined(address, _STARTS, options | {"_temp_dir": folder}):
+        yield
+
+
+@contextmanager
+def _joined(address: str, tries: int, options: dict[str, Any]) -> Iterator[None]:
     for left in reversed(range(tries)):
         try:
             with _silence(), _own_sigterm():
                 ray.init(address=address, **options)
+            # Or Ray would print what it has to say of dead workers on stdout, among our results.
+            ray._private.worker._worker_logs_enabled = False
             break
         except Exception as fault:  # Ray raises a plain Exception where its node is late
             ray.shutdown()
@@ -64,6 +78,20 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A folder for logs, sockets and spilled volumes that only this user may enter; emptied at the end.
+
+    Its path is short, for the paths of sockets are limited. With CTSAM3D_DEBUG it stays, to be looked at.
+    """
+    folder = tempfile.mkdtemp(prefix="ctsam3d-", dir=os.environ.get("RAY_TMPDIR") or _SHORT_FOLDER)
+    try:
+        yield str(Path(folder) / "ray")  # which Ray opens to everyone
+    finally:
+        if not os.environ.get("CTSAM3D_DEBUG"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_answers(address: str) -> None:

@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,10 +163,17 @@ def run(
             plan,
             stamp,
         )
-        pending = [ref.series_key for ref in missing if ref.status is Status.OK]
-        if pending:
-            _compute(stores, plan, stamp, config, segmenter, _rows(found, pending), in_process)
-            _reconcile(stores.output, plan, stamp, pending)
+        pending = {plan.record_key(ref): ref.series_key for ref in missing if ref.status is Status.OK}
+        # A series may be lost with its worker where Ray tries nothing again. Each round counts as an attempt, so that
+        # of the last one it comes out with a reason.
+        with _machines(config) if pending and not in_process else nullcontext():
+            for _ in range(config.resources.max_attempts + 1):
+                if pending:
+                    rows = _rows(found, pending.values())
+                    _compute(stores, plan, stamp, config, segmenter, rows, in_process)
+                    done = recorded(stores.output)
+                    pending = {key: series for key, series in pending.items() if key not in done}
+        _record_lost(stores.output, plan, stamp, set(pending))
         # A run is saved once it is whole: a killed one leaves only records, which any later run may use.
         save_run(stores.output, plan)
         rebuild = bool(replace_damaged and set_aside_tables(stores.output))
@@ -191,11 +199,10 @@ def _place(uri: str) -> str:
     return (without_slash(uri) if is_s3(uri) else str(local_path(uri).resolve())) + "/"
 
 
-def _rows(manifest: Manifest, series: list[str]) -> pa.Table:
+def _rows(manifest: Manifest, series: Iterable[str]) -> pa.Table:
     """The manifest's rows of these series."""
-    return manifest.table.filter(
-        pa.compute.is_in(manifest.table["series_key"], value_set=pa.array(series, pa.string()))
-    )
+    asked = pa.array(sorted(series), pa.string())
+    return manifest.table.filter(pa.compute.is_in(manifest.table["series_key"], value_set=asked))
 
 
 def _refused(ref: SeriesRef, plan: Run) -> Work:
@@ -248,6 +255,13 @@ def _compute(
         raise Aborted(f"{stores.output.uri}: did not take the records of {unwritten} series")
 
 
+def _machines(config: RunConfig) -> AbstractContextManager[None]:
+    """The cluster, imported and started only where there is something to compute."""
+    from pipelines.cluster import cluster
+
+    return cluster(config.resources.address)
+
+
 def _in_process(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
     yield from serial.compute(
         job, (row for batch in rows.to_batches(1024) for row in batch.to_pylist()), stop
@@ -255,25 +269,22 @@ def _in_process(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> I
 
 
 def _on_cluster(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
-    from pipelines.cluster import cluster
     from pipelines.cohort import graph
 
     key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
     job.output.put(key, parquet.write([rows], MANIFEST))
     try:
         path, filesystem = arrow_location(job.output, key)
-        with cluster(job.resources.address):
-            yield from graph.compute(job, path, rows.num_rows, filesystem, stop)
+        yield from graph.compute(job, path, rows.num_rows, filesystem, stop)
     finally:
         job.output.delete(key)
 
 
-def _reconcile(output: Store, plan: Run, stamp: Stamp, pending: list[str]) -> None:
-    """Record as lost every pending series that has no record although the graph has come to its end."""
-    done, asked = recorded(output), set(pending)
-    lost = [ref for ref in plan.manifest if ref.series_key in asked and plan.record_key(ref) not in done]
+def _record_lost(output: Store, plan: Run, stamp: Stamp, lost: set[str]) -> None:
+    """Record as lost the series, by the names of their records, that the graph came to its end without."""
     reason = str(Failure.WORKER_LOST)
-    _commit_all((Work(ref, plan.record_key(ref), Status.LOST, reason) for ref in lost), output, plan, stamp)
+    work = (Work(ref, plan.record_key(ref), Status.LOST, reason) for ref in plan.manifest)
+    _commit_all((one for one in work if one.record_key in lost), output, plan, stamp)
 
 
 def _sweep(output: Store, plan: Run) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
+from pipelines.faults import UsageError
 from pipelines.version import code_version
 
+_PACKAGE = "ct-sam3d"
 _PARTS = ("torch", "ray", "monai", "pydicom", "pyarrow", "obstore", "numpy")
 
 
@@ -26,6 +30,21 @@ def describe() -> dict[str, Any]:
         "weights": bundled_weights(),
         "packages": {name: _version(name) for name in _PARTS},
     }
+
+
+def check_versions() -> None:
+    """Raise UsageError where a library is older than this package says it needs: the floors close known holes."""
+    try:
+        needed = [Requirement(text) for text in requires(_PACKAGE) or ()]
+    except PackageNotFoundError:
+        return  # used without being installed: nothing says what is needed
+    too_old = []
+    for need in needed:
+        found = _version(need.name)
+        if need.marker is None and (found is None or not need.specifier.contains(found, prereleases=True)):
+            too_old.append(f"{need.name} {found or 'missing'}, expected {need.specifier}")
+    if too_old:
+        raise UsageError("\n".join(too_old))
 
 
 def bundled_weights() -> list[str]:

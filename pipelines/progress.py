@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from ctsam3d.outcome import Status
@@ -70,7 +71,8 @@ class Progress:
     def _show(self, end: str) -> None:
         self._shown_s = self._clock()
         start = "\r\x1b[2K" if self._in_place else ""
-        print(start + self.line(), end=end, file=self._stream, flush=True)
+        with suppress(OSError):  # a full disk or a reader that left is no reason to end a run
+            print(start + self.line(), end=end, file=self._stream, flush=True)
 
 
 def _span(seconds: float) -> str:

@@ -1,12 +1,11 @@
 """A real but simple segmenter, body and lungs by threshold, for tests where the network is not the point.
 
-A source may be told to note its environment, to be slow, or to kill its process on chosen volumes.
+A source may be told to note its environment, or to be slow.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,14 +54,10 @@ class ThresholdSource:
     Attributes:
         seconds: each series takes.
         notes: folder where every load and every series leaves a file.
-        deaths: how often a process of this source kills itself while it segments.
-        poison_voxels: a volume with so many lung voxels kills its process every time.
     """
 
     seconds: float = 0.0
     notes: Path | None = None
-    deaths: int = 0
-    poison_voxels: int | None = None
 
     def identity(self) -> Identity:
         return Identity("0" * 64, {"threshold_hu": -500}, STRUCTURES)
@@ -82,13 +77,4 @@ class _Noting:
         lung_voxels = int(((volume.hu < -500) & (volume.hu > -950)).sum())
         if notes:
             (notes / f"segment-{os.getpid()}-{time.monotonic_ns()}").write_text(str(lung_voxels))
-        if lung_voxels == self.source.poison_voxels:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if notes:
-            for death in range(self.source.deaths):
-                try:
-                    (notes / f"death-{death}").touch(exist_ok=False)
-                except FileExistsError:
-                    continue
-                os.kill(os.getpid(), signal.SIGKILL)
         return Threshold(self.source.seconds).segment(volume, structures)

@@ -34,6 +34,7 @@ from pipelines.private import no_core_dumps
 from pipelines.reasons import Withheld
 from pipelines.replica import Replica
 
+_WAITING_AT_ONE_REPLICA = 5
 _SPARE_CPU_SHARE = 0.125  # reading the manifest: next to nothing, but Ray's default is a whole CPU
 
 
@@ -133,15 +134,16 @@ def _replica_options(shape: ReplicaShape, resources: Resources, series: int) -> 
     """Arguments of the replicas' `map`, bounded: Ray's default is to restart and retry for ever.
 
     Each try of a series may cost a replica its life, and no other series may pay for it: restarts are
-    counted per series of the run. The ledger ends a series' attempts; Ray tries once more, to be told so. A Ray
-    that no longer takes these arguments needs others here and below.
+    counted per series of the run. The ledger ends a series' attempts, and Ray tries once more, to be told so; a
+    death also costs the series waiting behind it one of Ray's tries. A Ray that no longer takes these arguments
+    needs others here and below.
     """
     # With a share of a GPU an explicit 0 CPUs: by default it is one, and replicas would starve the loading.
     share = {"num_gpus": shape.gpus, "num_cpus": 0} if shape.gpus else {"num_cpus": shape.cpus}
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=shape.count, initial_size=shape.count),
         **share,
-        "max_task_retries": resources.max_attempts,
+        "max_task_retries": (resources.max_attempts + 1) * _WAITING_AT_ONE_REPLICA,
         "max_restarts": (resources.max_attempts + 1) * series,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydicom.uid import generate_uid
 
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.segmentation.result import StudySegmentation
@@ -33,6 +34,11 @@ def write_series(store: Store, number: int, folder: str | None = None, **knobs: 
     """The objects of `series` in a folder of their own."""
     for name, data in series(number, **knobs):
         store.put(f"{folder or f's{number:04}'}/{name}", data)
+
+
+def uid_of(number: int) -> str:
+    """The SeriesInstanceUID of series `number`."""
+    return str(generate_uid(entropy_srcs=[f"series {number}"]))
 
 
 def number_of(volume: Volume) -> int:

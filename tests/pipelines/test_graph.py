@@ -10,7 +10,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from pipelines import driver
-from pipelines.config import Resources, RunConfig
+from pipelines.config import RunConfig
 from pipelines.verify import verify
 from tests.phantom import Phantom, write_phantom
 from tests.threshold import STRUCTURES, ThresholdSource
@@ -36,12 +36,9 @@ def notes(tmp_path: Path) -> Path:
 def run(
     tmp_path: Path,
     segmenter: ThresholdSource,
-    resources: Resources = Resources(),  # noqa: B008 (frozen)
-    *,
-    retry_failed: bool = False,
 ) -> driver.Summary:
     stores = driver.open_stores(str(tmp_path / "source"), str(tmp_path / "output"))
-    return driver.run(stores, RunConfig(resources=resources), segmenter, retry_failed=retry_failed)
+    return driver.run(stores, RunConfig(), segmenter)
 
 
 def rows(tmp_path: Path, table: str) -> list[dict]:
@@ -97,38 +94,3 @@ def _check_structures(tmp_path: Path, phantoms: list[Phantom], refused: Phantom)
     for name in STRUCTURES:
         assert found[refused.series_uid, name]["status"] == "rejected"
     assert len(rows(tmp_path, "masks")) == 5 * 3
-
-
-def test_a_replica_that_is_killed_once_costs_no_series(tmp_path: Path, notes: Path, cluster: None) -> None:
-    phantoms = [write_phantom(tmp_path / "source" / f"s{i}", i) for i in range(4)]
-    summary = run(tmp_path, ThresholdSource(notes=notes, deaths=1))
-    assert (notes / "death-0").exists()
-    assert summary.series_by_status == {"ok": 4}
-    assert {row["series_instance_uid"] for row in rows(tmp_path, "series")} == {
-        p.series_uid for p in phantoms
-    }
-    assert len(rows(tmp_path, "series")) == 4
-    assert sum(segmented(notes).values()) >= 5
-
-
-def test_a_series_that_always_kills_its_replica_is_poisoned_alone_and_may_be_tried_again(
-    tmp_path: Path, notes: Path, cluster: None
-) -> None:
-    phantoms = [write_phantom(tmp_path / "source" / f"s{i}", i) for i in range(3)]
-    poison = phantoms[1]
-    resources = Resources(max_attempts=2)
-    source = ThresholdSource(notes=notes, poison_voxels=poison.lung_voxels)
-
-    summary = run(tmp_path, source, resources)
-
-    assert summary.series_by_status == {"ok": 2, "poisoned": 1}
-    poisoned = [row for row in rows(tmp_path, "series") if row["status"] == "poisoned"]
-    assert [(row["series_instance_uid"], row["reason"]) for row in poisoned] == [
-        (poison.series_uid, "WORKER_LOST")
-    ]
-    assert segmented(notes)[poison.lung_voxels] == 2  # tried again once, then given up
-    assert run(tmp_path, source, resources).computed == 0  # an outcome stands until it is asked to go
-
-    healed = run(tmp_path, ThresholdSource(notes=notes), resources, retry_failed=True)
-    assert (healed.computed, healed.series_by_status) == (1, {"ok": 3})
-    assert all(row["status"] == "ok" for row in rows(tmp_path, "series"))
