@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench fuzz clean
 
 setup: .venv/ready
 
@@ -26,6 +26,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Mutated DICOM series for ten minutes; what it prints belongs into tests/faults/test_d_mutation.py
+fuzz: setup
+	$(BIN)/python -m tests.faults.fuzz 10 $$(date +%s)
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -19,7 +19,7 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 MULTI_FRAME_CT = (ENHANCED_CT, LEGACY_ENHANCED_CT)
 CT_CLASSES = (CT_IMAGE, *MULTI_FRAME_CT)
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)+")
 _DAY = re.compile(r"[0-9]{8}")
 _LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _PIXEL_DATA = 0x7FE00010
@@ -297,11 +297,13 @@ def _uid(ds: Dataset, keyword: str) -> str | None:
 
 
 def _checked_uid(text: str) -> str | None:
-    """None where blank, as some anonymisers leave it; refused where it is anything but digits and dots."""
+    """None where blank, as some anonymisers leave it; refused where it is not digits in groups joined by dots."""
     if not text:
         return None
     if not _UID.fullmatch(text):
-        raise Rejected(Reason.MALFORMED, f"a UID of {len(text)} characters is not made of digits and dots")
+        raise Rejected(
+            Reason.MALFORMED, f"a UID of {len(text)} characters is not digits in groups joined by dots"
+        )
     return text
 
 
