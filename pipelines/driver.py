@@ -236,7 +236,8 @@ def _compute(
     compute = _in_process if in_process else _on_cluster
     resources, progress = config.resources, Progress(rows.num_rows)
     # A little longer than the graph's own limit, which explains itself better.
-    watchdog = Watchdog(resources.longest_wait_s + _WATCHDOG_LATER_S)
+    limit_s = resources.longest_wait_s
+    watchdog = Watchdog(limit_s + min(_WATCHDOG_LATER_S, limit_s / 2))
     breaker = Breaker(resources.judge_after_series, resources.max_share_of_one_reason)
     ended = unwritten = 0
     try:

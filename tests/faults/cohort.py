@@ -77,7 +77,7 @@ class Scripted:
 
 
 def run(stores: Stores, segmenter: Scripted | None = None, **options: object) -> Summary:
-    """A run in this process."""
+    """A run in this process, unless `in_process` is False."""
     settings = {name: options.pop(name) for name in ("resources", "privacy") if name in options}
     config = RunConfig(limits=LIMITS, **settings)  # type: ignore[arg-type]
-    return driver.run(stores, config, segmenter or Scripted(), in_process=True, **options)  # type: ignore[arg-type]
+    return driver.run(stores, config, segmenter or Scripted(), **({"in_process": True} | options))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,9 @@ import pytest
 from pipelines.shards import SERIES_FILES, read_shard
 from pipelines.store import open_store
 from pipelines.verify import verify
-from tests.faults.cohort import uid_of, write_series
-from tests.faults.process import Started
-from tests.faults.run_troubled import Asked
+from tests.faults.cohort import uid_of
+from tests.faults.place import Place
 from tests.faults.troubled import attempts
-from tests.faults.ward import CONFIG
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -25,42 +23,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SERIES = 8
 
 
-class Place:
-    """A source with a few series, an output, and runs from one to the other."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.started = folder, []
-        for name in ("source", "output", "notes"):
-            (folder / name).mkdir()
-        source = open_store(str(folder / "source"))
-        for number in range(SERIES):
-            write_series(source, number)
-
-    def start(self, seconds: float) -> Started:
-        asked = Asked(
-            *(str(self.folder / name) for name in ("source", "output", "notes")),
-            config=CONFIG,
-            seconds=seconds,
-        )
-        self.started.append(Started(asked))
-        return self.started[-1]
-
-    def records(self) -> set[str]:
-        return {file.name for file in (self.folder / "output" / "records").rglob("*.parquet")}
-
-    def left(self, pattern: str) -> list[Path]:
-        return list((self.folder / "output").rglob(pattern))
-
-    def has_records(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.records()) >= count
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+    made = Place(tmp_path, SERIES)
     yield made
-    for run in made.started:
-        run.end()
+    made.end()
 
 
 def test_C10_a_killed_driver_leaves_a_run_that_ends_with_every_series_once(place: Place) -> None:
@@ -72,15 +39,15 @@ def test_C10_a_killed_driver_leaves_a_run_that_ends_with_every_series_once(place
     first.end()
     before = place.records()  # workers may have outlived the driver a little
     assert 2 <= len(before) < SERIES  # it was killed in the middle of its work
-    tried = attempts(place.folder / "notes")
+    tried = attempts(place.notes)
 
     code, out, err = place.start(0.0).ended()
 
     assert code == 0, err
     assert json.loads(out) == {"ok": SERIES}
-    again = attempts(place.folder / "notes") - tried
+    again = attempts(place.notes) - tried
     assert sum(again.values()) == SERIES - len(before)  # nothing that was recorded is computed again
-    output = open_store(str(place.folder / "output"))
+    output = open_store(str(place.output))
     rows = [
         row
         for shard in SERIES_FILES.shards(output)
@@ -103,7 +70,7 @@ def test_C19_a_driver_told_to_stop_finishes_what_it_has_begun_and_ends_with_code
     assert last.startswith("ctsam3d: told to stop: "), err
     assert last.endswith(" series are left; the same command continues where this one stopped")
     records = len(place.records())
-    begun = sum(attempts(place.folder / "notes").values())
+    begun = sum(attempts(place.notes).values())
     assert 1 <= records == begun < SERIES  # what was begun was finished, and no more was begun
     assert last.split()[4] == str(SERIES - records)
     assert not place.left("pending-*")
@@ -112,7 +79,7 @@ def test_C19_a_driver_told_to_stop_finishes_what_it_has_begun_and_ends_with_code
 
 def test_C19_a_driver_told_twice_ends_at_once(place: Place) -> None:
     run = place.start(60.0)
-    run.wait_until(lambda: bool(attempts(place.folder / "notes")))
+    run.wait_until(lambda: bool(attempts(place.notes)))
     run.process.terminate()
     time.sleep(0.5)
     assert run.process.poll() is None  # it waits for what it has begun
