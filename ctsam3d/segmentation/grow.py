@@ -72,8 +72,8 @@ class Grown:
     centres: tuple[Patch, ...]
 
 
-Answer = Callable[[Patch, tuple[VoxelClick, ...]], NDArray[np.float32]]
-"""(cube, clicks) -> probabilities (64, 64, 64)."""
+Answer = Callable[[Patch, tuple[VoxelClick, ...], NDArray[np.float32]], NDArray[np.float32]]
+"""(cube, clicks, what is known of the cube by now, 0 where nothing is) -> probabilities, all cubes (64, 64, 64)."""
 
 Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
 """(segmented cube, its probabilities, neighbouring cube) -> heat map (64, 64, 64) in the neighbour's frame."""
@@ -204,7 +204,8 @@ class _Growing:
     def take(self, centre: tuple[int, int, int], *, trusted: bool) -> bool:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""
         patch = patch_around(self.name, centre)
-        probability = self.answer(patch, (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre)))
+        clicks = (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre))
+        probability = self.answer(patch, clicks, self._known(patch))
         self.cubes += 1
         if not trusted and self._agreement(patch, probability) < self.settings.least_agreement:
             self.dropped += 1
@@ -215,6 +216,16 @@ class _Growing:
         block = tuple(i // COARSE_FACTOR for i in centre)
         self.seen[_box(block, self.settings.reach_blocks)] = True
         return True
+
+    def _known(self, patch: Patch) -> NDArray[np.float32]:
+        """The merged probability in a cube, 0 where no cube is to be believed."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        weights = self.canvas.weights[of_volume]
+        known = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        known[of_cube] = np.divide(
+            self.canvas.sums[of_volume], weights, out=np.zeros_like(weights), where=weights > _SURE_WEIGHT
+        )
+        return known
 
     def _agreement(self, patch: Patch, probability: NDArray[np.float32]) -> float:
         """Dice of a cube and the canvas where both are to be believed."""

@@ -47,6 +47,7 @@ class ClickedStructure:
         growth: Growth,
         *,
         cross_patch: bool,
+        carry: bool,
         most_voxels: int | None = None,
     ) -> None:
         """Nothing is asked yet.
@@ -57,10 +58,15 @@ class ClickedStructure:
             decoder: with the weights.
             growth: bounds and gates.
             cross_patch: the weights hold a cross-patch predictor that was trained.
+            carry: the weights were trained to go on from what cubes beside one have found.
             most_voxels: of the mask, beyond which it has leaked for certain.
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
-        self.cross_patch, self.most_voxels = cross_patch and growth.cross_patch, most_voxels
+        self.cross_patch, self.carry, self.most_voxels = (
+            cross_patch and growth.cross_patch,
+            carry,
+            most_voxels,
+        )
         self.clicks: tuple[VoxelClick, ...] = ()
         self.decoded = 0
         self._answered: dict[Patch, _Answered] = {}
@@ -81,7 +87,9 @@ class ClickedStructure:
         self._centres = grown.centres
         return grown
 
-    def _answer(self, patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+    def _answer(
+        self, patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         inside = tuple(
             c
             for c in clicks
@@ -90,9 +98,10 @@ class ClickedStructure:
         last = self._answered.get(patch)
         if last is None or last.clicks != inside:
             previous = None if last is None else last.probability.astype(np.float32)
-            if (
-                previous is None and len(inside) > 1
-            ):  # as in training: one click first, then corrections of its answer
+            if previous is None and self.carry and known.any():
+                previous = known
+            elif previous is None and len(inside) > 1:
+                # as in training: one click first, then corrections of its answer
                 previous = self._ask(Question(patch, inside[:1]))
             found = self._ask(Question(patch, inside, previous))
             last = self._answered[patch] = _Answered(inside, found.astype(np.float16))

@@ -103,6 +103,8 @@ class Segmenter:
         self.weights_sha256 = weights_sha256
         # weights not trained on coarse masks take them for an answer of their own to be corrected
         self.coarse_prompt = bool(facts.get("coarse_prompt", False))
+        # and likewise of what cubes beside one have found
+        self.carry = bool(facts.get("carried", False))
         # published weights hold a trained cross-patch predictor; ours say whether theirs is
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
         self.coefficients = Coefficients.of_facts(facts)
@@ -259,7 +261,7 @@ class Segmenter:
             most_voxels = int(_LEAKED * known.plausible_ml[1] / grid.geometry.voxel_volume_ml)
         return ClickedStructure(
             name, grid.hu, self._decoder, self.settings.growth,
-            cross_patch=self.cross_patch, most_voxels=most_voxels,
+            cross_patch=self.cross_patch, carry=self.carry, most_voxels=most_voxels,
         )  # fmt: skip
 
     def _settle(

@@ -36,7 +36,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 def _prepare(options: argparse.Namespace) -> None:
     from ctsam3d.network.config import SPACING_MM
-    from ctsam3d.training.cases import read_case, read_hu, save_case
+    from ctsam3d.training.cases import finest_spacing_mm, read_case, read_hu, save_case
     from ctsam3d.training.localizer import CACHE_SPACING_MM
     from ctsam3d.training.objects import objects_in, procedural
 
@@ -46,8 +46,7 @@ def _prepare(options: argparse.Namespace) -> None:
     for folder in sorted(path.parent for path in options.data.glob("*/*/labels.json")):
         save_case(read_case(folder, CACHE_SPACING_MM), options.cache / "localizer" / f"{folder.name}.npz")
         if not _matches(folder.name, coarse):
-            # voxel phantoms have no finer detail than 2 mm
-            spacing_mm = 2.0 if folder.name.startswith("icrp") else 1.5
+            spacing_mm = max(SPACING_MM, finest_spacing_mm(folder))
             save_case(read_case(folder, spacing_mm), options.cache / "cubes" / f"{folder.name}.npz")
         print(folder.name, flush=True)
     for image in sorted(options.data.glob("unlabeled/*.nii.gz")):
@@ -117,7 +116,12 @@ def _cubes(options: argparse.Namespace) -> None:
     plan, folder, windows_hu = _plan(options, "cubes"), options.cache / "cubes", network.config.windows_hu
     recipe = plan.recipe
     mixture = Mixture(
-        recipe.synthetic, recipe.coarse_prompt, recipe.off_target, objects=recipe.objects, often=plan.often
+        recipe.synthetic,
+        recipe.coarse_prompt,
+        recipe.off_target,
+        recipe.carried,
+        objects=recipe.objects,
+        often=plan.often,
     )
     samples = CubeSamples.from_cache(folder, plan.trained_on, windows_hu, mixture)
     clicked = Mixture(synthetic=0, coarse_prompt=0, off_target=0)
@@ -173,7 +177,12 @@ def _export(options: argparse.Namespace) -> None:
     else:
         network = build(options.network)
         network.load_state_dict(state["average"])
-        trained = {"coarse_prompt": True, "cross_patch": options.cross_patch is not None}
+        recipe = read_recipes(options.recipe).of["cubes"]
+        trained: dict[str, object] = {
+            "coarse_prompt": recipe.coarse_prompt > 0,
+            "carried": recipe.carried > 0,
+            "cross_patch": options.cross_patch is not None,
+        }
         if options.cross_patch is not None:
             predictor = torch.load(options.cross_patch / "state.pt", map_location="cpu", weights_only=True)
             network.cpp_predictor.load_state_dict(predictor["average"])
@@ -242,6 +251,7 @@ def main() -> None:
     export.add_argument("network", help="localizer, or the size of a cube network")
     export.add_argument("out", type=Path)
     export.add_argument("--cross-patch", type=Path, help="run folder of a cube network's cross-patch part")
+    export.add_argument("--recipe", type=Path, default=BUNDLED, help="that it was trained with")
     export.add_argument("--facts", default="{}", help="JSON object added to the file's training facts")
     export.set_defaults(run_command=_export)
 

@@ -65,7 +65,7 @@ class Case:
 def known_classes(document: dict[str, object]) -> frozenset[str]:
     """Localizer classes that an unlabelled voxel of a case cannot be, from the case's labels.json.
 
-    A merged class (vertebrae, ribs, small bowel) is known only where all its parts are drawn; a label that covers more
+    A merged class (vertebrae, ribs) is known only where all its parts are drawn; a label that covers more
     than one class (both lungs as one) makes all of them known to be absent elsewhere.
     """
     whole_body = set(LOCALIZED) - _NOT_IN_TOTALSEGMENTATOR
@@ -112,6 +112,15 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
         known=known_classes(document),
         spacing_mm=spacing_mm,
     )
+
+
+def finest_spacing_mm(folder: Path) -> float:
+    """Along the axis on which a case's voxels lie closest: a finer copy of it would hold nothing more."""
+    import nibabel
+
+    image = nibabel.load(folder / "labels.nii.gz")
+    assert isinstance(image, nibabel.spatialimages.SpatialImage)
+    return float(min(image.header.get_zooms()[:3]))
 
 
 def read_hu(image: Path, spacing_mm: float) -> NDArray[np.int16]:

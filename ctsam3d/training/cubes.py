@@ -1,8 +1,9 @@
 """Train the cube network: cached cases at 1.5 mm in, weights that answer clicks and refine coarse masks out.
 
-A sample is a cube of 64^3 voxels, one structure in it, and a prompt. The prompt is what the network meets in use:
-either one click, or a click together with the coarse mask a localizer would have drawn, imitated by degrading the
-truth. A second round corrects the answer with a click drawn from its errors, as in the published recipe.
+A sample is a cube of 64^3 voxels, one structure in it, and a prompt. The prompt is what the network meets in use: one
+click alone, or together with the coarse mask a localizer would have drawn, imitated by degrading the truth, or together
+with what a cube beside it has found already. A second round corrects the answer with a click drawn from its errors, as
+in the published recipe.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=6, flip_probability=0.5)
 _REACH_MM = np.full(3, CUBE_VOXELS * SPACING_MM / 2 * 1.9 + 10)
 OBJECT = "object_"  # what the names of things without a name begin with
+_NEAREST, _FARTHEST = (
+    20,
+    30,
+)  # voxels between the centres of a cube and one beside it, along an axis on which they differ
 _COARSE_FACTOR = 4  # the localizer's voxels are 6 mm
 
 
@@ -41,6 +46,7 @@ class Mixture:
     synthetic: float = 0.35
     coarse_prompt: float = 0.65
     off_target: float = 0.12  # of the coarse prompts, centred where the coarse mask is wrong
+    carried: float = 0.0  # of the samples, prompted by what a cube beside it has found
     rounds: tuple[float, ...] = (
         0.55,
         0.25,
@@ -109,7 +115,12 @@ class CubeSamples:
         grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
         view = place.view(rng, grid - grid[tuple(32 + shift)])
         hu = jitter_hu(rng, view.hu, strength=0.7)
-        previous = degrade(rng, view.truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
+        if coarse:
+            previous = degrade(rng, view.truth)
+        elif rng.random() < self.mixture.carried / max(1e-9, 1 - self.mixture.coarse_prompt):
+            previous = carry(rng, view.truth)
+        else:
+            previous = np.zeros(_SHAPE, dtype=np.float32)
         click_zyx = 32 + shift
         return {
             "cube": torch.from_numpy(windows.apply(hu, self.windows_hu)),
@@ -182,24 +193,37 @@ def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthe
     return _Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
 
 
+def carry(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What cubes beside this one may have found of a structure (z, y, x): about the truth where they reach, else 0."""
+    probability = np.where(truth, rng.uniform(0.7, 1.0), rng.uniform(0.0, 0.2)).astype(np.float32)
+    probability += 0.15 * smooth_noise(rng, truth.shape, 4)
+    reached = np.zeros(truth.shape, dtype=bool)
+    for _ in range(int(rng.integers(1, 3))):
+        offset = np.zeros(3, dtype=np.int64)
+        while not offset.any():
+            offset = rng.integers(-1, 2, 3) * rng.integers(_NEAREST, _FARTHEST + 1, 3)
+        reached[tuple(slice(max(0, o), CUBE_VOXELS + min(0, o)) for o in (int(o) for o in offset))] = True
+    return np.where(reached, np.clip(probability, 0, 1), np.float32(0))
+
+
 def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What a 6 mm localizer might have said of a structure: moved, blurred, too large or small, cut or with a blob."""
     moved = torch.from_numpy(truth.astype(np.float32))[None, None]
     identity = F.affine_grid(torch.eye(3, 4)[None], [1, 1, *truth.shape], align_corners=False)
-    amount = rng.uniform(0, 5) / (truth.shape[0] / 2)
+    amount = rng.uniform(0, 10) / (truth.shape[0] / 2)
     knots = torch.from_numpy(rng.standard_normal((1, 3, 4, 4, 4)).astype(np.float32)) * (amount / 2)
     warp = F.interpolate(knots, size=truth.shape, mode="trilinear", align_corners=True)
     moved = F.grid_sample(
         moved, identity + warp.permute(0, 2, 3, 4, 1), padding_mode="border", align_corners=False
     )
     small = F.avg_pool3d(moved, _COARSE_FACTOR)[0, 0].numpy()
-    logits = (small - 0.5) * rng.uniform(6, 16) + rng.uniform(-1.5, 1.5)
-    logits += rng.uniform(0, 1.5) * smooth_noise(rng, small.shape, 4)
-    if rng.random() < 0.15:  # a part never found
+    logits = (small - 0.5) * rng.uniform(6, 16) + rng.uniform(-2.5, 2.5)
+    logits += rng.uniform(0, 2.5) * smooth_noise(rng, small.shape, 4)
+    if rng.random() < 0.3:  # a part never found
         direction = rng.standard_normal(3)
         axes = np.meshgrid(*[np.arange(n) - n / 2 for n in small.shape], indexing="ij")
         logits[sum(d * a for d, a in zip(direction, axes, strict=True)) > rng.uniform(2, 8) * 1.5] -= 6
-    if rng.random() < 0.15:  # something else taken for it
+    if rng.random() < 0.25:  # something else taken for it
         blob = rng.integers(0, small.shape[0], 3)
         radius = int(rng.integers(1, 4))
         logits[tuple(slice(max(0, b - radius), b + radius) for b in blob)] += 6

@@ -62,7 +62,14 @@ def decoder() -> Leaking:
 @pytest.fixture
 def structure(decoder: Leaking) -> ClickedStructure:
     hu = np.zeros(SHAPE, dtype=np.int16)
-    return ClickedStructure("part", hu, decoder, Growth(), cross_patch=False)  # type: ignore[arg-type]
+    return ClickedStructure(
+        "part",
+        hu,
+        decoder,
+        Growth(),
+        cross_patch=False,
+        carry=False,  # type: ignore[arg-type]
+    )
 
 
 def mask_of(grown: Grown) -> NDArray[np.bool_]:
@@ -112,3 +119,12 @@ def test_clicks_together_are_given_one_after_another_in_a_new_cube(
 ) -> None:
     structure.click([FIRST, VoxelClick((30, 30, 70), positive=False)])
     assert [(len(q.clicks), q.previous is None) for q in decoder.asked[:2]] == [(1, True), (2, False)]
+
+
+def test_weights_that_were_trained_to_go_on_from_a_neighbour_are_told_what_it_found(decoder: Leaking) -> None:
+    hu = np.zeros(SHAPE, dtype=np.int16)
+    structure = ClickedStructure("part", hu, decoder, Growth(), cross_patch=False, carry=True)  # type: ignore[arg-type]
+    structure.click([FIRST])
+    first, *others = decoder.asked
+    assert first.previous is None and others
+    assert all(q.previous is not None and 0 < (q.previous > 0.5).mean() < 0.5 for q in others)
