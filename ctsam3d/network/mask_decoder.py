@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from ctsam3d.network.config import NetworkConfig
 
 PROMPT_MAPS = 3  # previous mask, positive clicks, negative clicks
-_CHANNEL_NORM_EPS = 1e-6
-_INSTANCE_NORM_EPS = 1e-5
-_SLOPE = 0.2
+CHANNEL_NORM_EPS = 1e-6
+INSTANCE_NORM_EPS = 1e-5
+SLOPE = 0.2
 
 
 class ChannelNorm(nn.Module):
@@ -24,7 +24,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, _CHANNEL_NORM_EPS)
+        normed = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, CHANNEL_NORM_EPS)
         return normed.movedim(-1, 1)
 
 
@@ -54,7 +54,7 @@ class SpadeNorm(nn.Module):
     def forward(self, x: Tensor, prompts: Tensor) -> Tensor:
         """`prompts` (B, 3, s, s, s): the prompt maps, resized to x."""
         # Over the deepest map's 8 voxels the variance can be tiny: in 16 bits it would be noise.
-        normed = F.instance_norm(x.float(), eps=_INSTANCE_NORM_EPS).to(x.dtype)
+        normed = F.instance_norm(x.float(), eps=INSTANCE_NORM_EPS).to(x.dtype)
         hidden = self.mlp_shared(prompts)
         out: Tensor = normed * (1 + self.mlp_gamma(hidden)) + self.mlp_beta(hidden)
         return out
@@ -73,8 +73,8 @@ class SpadeBlock(nn.Module):
     def forward(self, x: Tensor, prompts: Tensor) -> Tensor:
         """`prompts` (B, 3, side, side, side): the prompt maps at any size."""
         resized = F.interpolate(prompts, size=x.shape[2:], mode="trilinear", align_corners=False)
-        inner = self.conv_0(F.leaky_relu(self.norm_0(x, resized), _SLOPE))
-        inner = self.conv_1(F.leaky_relu(self.norm_1(inner, resized), _SLOPE))
+        inner = self.conv_0(F.leaky_relu(self.norm_0(x, resized), SLOPE))
+        inner = self.conv_1(F.leaky_relu(self.norm_1(inner, resized), SLOPE))
         out: Tensor = x + inner
         return out
 

@@ -1,0 +1,26 @@
+"""Tensors with channels last in memory, and convolutions that take them as they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, C, z, y, x) in this type with the channels of a voxel side by side; no copy where it is so already."""
+    return tensor.detach().to(dtype=dtype, memory_format=torch.channels_last_3d)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    """`F.conv3d`, on a CPU always by oneDNN: for one sample of few channels PyTorch takes a far slower path."""
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and x.dtype != torch.float16:
+        return torch.mkldnn_convolution(x, weight, bias, [padding] * 3, [1] * 3, [1] * 3, 1)
+    return F.conv3d(x, weight, bias, padding=padding)
+
+
+def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Of a layer that has both, without their gradients."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+    return weight.detach(), bias.detach()
