@@ -33,20 +33,21 @@ def draw(clicks_xyz: Tensor, labels: Tensor, side: int) -> Tensor:
     clicks = clicks_xyz.detach().to(torch.float32).clamp(0, side - 1).trunc()
     distance = torch.arange(side, device=clicks.device) - clicks[..., None]  # (B, N, xyz, side)
     profile = torch.exp(-distance.square() / (2 * SIGMA_VOXELS**2))
-    inside = distance.abs() <= HALF_BOX_VOXELS
     maps = torch.zeros((len(clicks), 2, side, side, side), device=clicks.device)
-    for channel, kind in enumerate((POSITIVE, NEGATIVE)):
-        wanted = labels == kind  # (B, N)
-        for n in range(clicks.shape[1]):
-            box = _outer(inside[:, n]) & wanted[:, n, None, None, None]
-            maps[:, channel] = torch.where(box, _cut(_outer(profile[:, n])), maps[:, channel])
+    channels = {POSITIVE: 0, NEGATIVE: 1}
+    places = clicks.int().tolist()
+    for sample, kinds in enumerate(labels.tolist()):
+        for n, kind in enumerate(kinds):
+            if kind != PADDING:
+                box = [slice(max(0, i - HALF_BOX_VOXELS), i + HALF_BOX_VOXELS + 1) for i in places[sample][n]]
+                x, y, z = (profile[sample, n, axis, line] for axis, line in enumerate(box))
+                maps[(sample, channels[kind], *reversed(box))] = _cut(_outer(x, y, z))
     return maps
 
 
-def _outer(axes_xyz: Tensor) -> Tensor:
-    """(B, 3, side), a line along each axis -> their product (B, side, side, side), z first."""
-    x, y, z = axes_xyz.unbind(1)
-    return z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
+def _outer(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """A line along each axis -> their product (z, y, x)."""
+    return z[:, None, None] * y[:, None] * x
 
 
 def _cut(gaussian: Tensor) -> Tensor:

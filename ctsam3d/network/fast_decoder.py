@@ -7,13 +7,15 @@ nothing needs a gradient:
 * channels are last in memory throughout, which convolutions, layer norms and matrix products all take as it is;
 * a transposed convolution of stride 2 is a matrix product; it, its norm and its GELU run over slabs small enough for
   the cache and write straight into the next block's input, beside the skip;
-* of the head, only the mask's channel is computed, as a product to 27 taps per voxel that are added with shifts, so
-  that the features of 64^3 voxels never exist;
-* convolutions and elementwise work run in float32 or bfloat16; statistics of norms, and the sums and norms of the two
-  deepest blocks, over 8 and 64 voxels whose variance may be tiny, are always float32.
+* of the head, only the mask's channel is computed, as a product from the 8 children of a voxel to the 64 voxels that
+  they reach, which are then added where they overlap, so that the features of 64^3 voxels never exist;
+* convolutions may run in bfloat16 (`Precision`). What runs between blocks is always float32: rounded there, a mask
+  moves three times as far as by all convolutions together.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +31,11 @@ from ctsam3d.network.mask_decoder import (
     Upsampler,
 )
 from ctsam3d.network.model import Embeddings
-from ctsam3d.network.modulation import SIDES, LevelMaps, Modulation, Modulator, NormMaps
+from ctsam3d.network.modulation import LevelMaps, Modulation, Modulator, NormMaps
+from ctsam3d.network.precision import Precision
 
 _SLAB_ROWS = 1024  # voxels upsampled at a time: with their 8 children they stay in the cache of a core
-_WIDE_BELOW = 8  # voxels a side of maps whose sums and norms are always float32
+_REACHED = 4  # output voxels a side that the children of one voxel reach through the head
 
 
 class FastDecoder:
@@ -40,23 +43,17 @@ class FastDecoder:
 
     Args:
         decoder: whose weights are copied as they are now.
-        dtype: of the convolutions, float32 or bfloat16.
+        precision: of the convolutions.
     """
 
-    def __init__(self, decoder: MaskDecoder, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype = dtype
+    def __init__(self, decoder: MaskDecoder, precision: Precision = Precision.FLOAT32) -> None:
+        self.precision = precision
         blocks = [decoder.spade1, decoder.spade2, decoder.spade3, decoder.spade4, decoder.spade5]
-        upsamplers = [
-            decoder.upscale1,
-            decoder.upscale2,
-            decoder.upscale3,
-            decoder.upscale4,
-            decoder.upscale5,
-        ]
-        self.modulator = Modulator(blocks, dtype)
-        self._blocks = [_Block(block, side, dtype) for block, side in zip(blocks, SIDES, strict=True)]
-        self._upsamplers = [_Upsampler(upsampler, dtype) for upsampler in upsamplers]
-        self._head = _Head(decoder.mask_prediction_head[0], dtype)
+        upsamplers = [decoder.upscale1, decoder.upscale2, decoder.upscale3, decoder.upscale4]
+        self.modulator = Modulator(blocks, precision.dtype)
+        self._blocks = [_Block(block, precision.dtype) for block in blocks]
+        self._upsamplers = [_Upsampler(upsampler, torch.float32) for upsampler in upsamplers]
+        self._head = _Head(_Upsampler(decoder.upscale5, precision.dtype), decoder.mask_prediction_head[0])
 
     @torch.inference_mode()
     def decode(
@@ -86,30 +83,25 @@ class FastDecoder:
         first, second, third, fourth = embeddings
         x = laid_out(fourth, torch.float32)
         for n, skip in enumerate((third, second, first, None)):
-            x = self._blocks[n].forward(x, modulation.levels[n])
-            wide = 2 * x.shape[-1] < _WIDE_BELOW
-            x = self._upsamplers[n].forward(x, skip, torch.float32 if wide else self.dtype)
-        x = self._blocks[4].forward(x, modulation.levels[4])
-        return self._head.forward(x, self._upsamplers[4]).sigmoid_()
+            x = self._upsamplers[n].forward(self._blocks[n].forward(x, modulation.levels[n]), skip)
+        return self._head.forward(self._blocks[4].forward(x, modulation.levels[4])).sigmoid_()
 
 
 class _Block:
-    """Norm, LeakyReLU, convolution, twice, added to the input: (B, C, s, s, s) in and out."""
+    """Norm, LeakyReLU, convolution, twice, added to the input: float32 (B, C, s, s, s) in and out."""
 
-    def __init__(self, block: SpadeBlock, side: int, dtype: torch.dtype) -> None:
+    def __init__(self, block: SpadeBlock, dtype: torch.dtype) -> None:
         self.dtype = dtype
         convs = (block.conv_0, block.conv_1)
         parts = [weight_and_bias(conv) for conv in convs]
-        self.convolutions = [(laid_out(weight, dtype), bias.to(dtype)) for weight, bias in parts]
+        self.convolutions = [(laid_out(weight, dtype), bias) for weight, bias in parts]
 
     def forward(self, x: Tensor, maps: LevelMaps) -> Tensor:
-        inner = self._half(x, maps.norms[0], 0)
-        inner = self._half(inner.to(x.dtype), maps.norms[1], 1)
-        return inner.to(x.dtype).add_(x)
+        inner = self._half(self._half(x, maps.norms[0], 0), maps.norms[1], 1)
+        return torch.add(x, inner)
 
     def _half(self, x: Tensor, maps: NormMaps, n: int) -> Tensor:
-        active = F.leaky_relu(_modulated(x, maps), SLOPE, inplace=True)
-        return convolve(active.to(self.dtype), *self.convolutions[n], padding=1)
+        return convolve(_modulated(x.float(), maps), *self.convolutions[n], padding=1)
 
 
 class _Upsampler:
@@ -129,11 +121,11 @@ class _Upsampler:
         normed = F.layer_norm(grown, (self.width,), self.norm_weight, self.norm_bias, CHANNEL_NORM_EPS)
         return F.gelu(normed)
 
-    def forward(self, x: Tensor, skip: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(B, C, s, s, s) -> (B, width + the skip's channels, 2s, 2s, 2s)."""
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, C, s, s, s) -> float32 (B, width + the skip's channels, 2s, 2s, 2s)."""
         batch, _, side = x.shape[:3]
         width = self.width + (0 if skip is None else skip.shape[1])
-        out = x.new_empty((batch, 2 * side, 2 * side, 2 * side, width), dtype=dtype)
+        out = x.new_empty((batch, 2 * side, 2 * side, 2 * side, width))
         if skip is not None:
             out[..., self.width :] = skip.permute(0, 2, 3, 4, 1)
         planes = x.permute(0, 2, 3, 4, 1).flatten(0, 1)  # (B*s, s, s, C)
@@ -147,47 +139,70 @@ class _Upsampler:
 class _Head:
     """The last upsampler and the 3^3 convolution to the mask's logits, without the features between them."""
 
-    def __init__(self, convolution: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, upsampler: _Upsampler, convolution: nn.Module) -> None:
+        self.upsampler = upsampler
         weight, bias = weight_and_bias(convolution)
-        self.taps, self.bias = weight[0].flatten(1).to(dtype), bias[0]  # (C, 27)
+        self.shares, self.bias = _shares(weight[0]).to(upsampler.dtype), bias[0]
 
-    def forward(self, x: Tensor, upsampler: _Upsampler) -> Tensor:
-        """(B, C, 32, 32, 32) -> float32 logits (B, 1, 64, 64, 64)."""
-        batch, _, side = x.shape[:3]
-        planes = x.permute(0, 2, 3, 4, 1).flatten(0, 1)
-        # a border of one voxel all around, so that every shift of the taps falls inside
-        framed = x.new_zeros((batch, *(2 * side + 2,) * 3), dtype=torch.float32)
-        taps = x.new_empty((27, batch * side, 2, side, 2, side, 2), dtype=self.taps.dtype)
-        for slab in _slabs(len(planes), side):
-            features = upsampler.children(planes[slab])
-            found = torch.matmul(self.taps.T, features.flatten(0, 3).T).view(27, -1, side, side, 2, 2, 2)
-            taps[:, slab] = found.permute(0, 1, 4, 2, 5, 3, 6)
-        fine = taps.view(27, batch, *(2 * side,) * 3)
-        for n in range(27):
-            z, y, x_ = n // 9, n // 3 % 3, n % 3
-            # tap (z, y, x) of a voxel's features belongs to the output voxel 1 - (z, y, x) further
-            framed[:, 2 - z : 2 - z + 2 * side, 2 - y : 2 - y + 2 * side, 2 - x_ : 2 - x_ + 2 * side] += fine[
-                n
-            ]
-        return framed[:, None, 1:-1, 1:-1, 1:-1] + self.bias
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, s, s, s) -> float32 logits (B, 1, 2s, 2s, 2s); one sample at a time, for the cache's sake."""
+        return torch.stack([self._one(sample) for sample in x.permute(0, 2, 3, 4, 1)])[:, None]
+
+    def _one(self, voxels: Tensor) -> Tensor:
+        """(s, s, s, C) -> (2s, 2s, 2s)."""
+        side = len(voxels)
+        found = voxels.new_empty((_REACHED**3, side, side, side))
+        for slab in _slabs(side, side):
+            features = self.upsampler.children(voxels[slab]).flatten(3).flatten(0, 2)
+            found[:, slab] = torch.matmul(self.shares, features.T).unflatten(1, (-1, side, side))
+        fine = found.view(*(_REACHED,) * 3, side, side, side)
+        for axis in range(3):
+            fine = _overlapped(fine, axis)
+        return fine.permute(3, 0, 4, 1, 5, 2).reshape(2 * side, 2 * side, 2 * side) + self.bias
+
+
+def _shares(weight: Tensor) -> Tensor:
+    """Weights (C, 3, 3, 3) of a convolution -> (64, 8 C): what a voxel's 8 children add to the 4^3 voxels around.
+
+    Along each axis the children are the voxels 0 and 1, and reach the voxels -1 to 2.
+    """
+    shares = weight.new_zeros((*(_REACHED,) * 3, 2, 2, 2, len(weight)))
+    for child in itertools.product(range(2), repeat=3):
+        # the weight at k belongs to the output voxel 1 - k further, and the voxel -1 has index 0
+        reached = tuple(slice(c, c + 3) for c in child)
+        shares[(*reached, *child)] = weight.flip(1, 2, 3).movedim(0, -1)
+    return shares.view(_REACHED**3, -1)
+
+
+def _overlapped(found: Tensor, axis: int) -> Tensor:
+    """Along one axis, shares of the voxels -1 to 2 around each voxel -> sums for its children 0 and 1."""
+    before, first, second, after = found.unbind(axis)
+    sums = torch.stack([first, second], axis)
+    even, odd = sums.unbind(axis)
+    along, steps = axis + 2, found.shape[axis + 3] - 1  # the voxels' own axis, once `axis` is gone
+    even.narrow(along, 1, steps).add_(after.narrow(along, 0, steps))
+    odd.narrow(along, 0, steps).add_(before.narrow(along, 1, steps))
+    return sums
 
 
 def _modulated(x: Tensor, maps: NormMaps) -> Tensor:
-    """Instance norm of x (B, C, s, s, s), times scale, plus shift; statistics in float32."""
+    """LeakyReLU of the instance norm of x (B, C, s, s, s) times scale plus shift: float32, then in the maps' type."""
     scale, shift = maps.scale, maps.shift
     if x.device.type != "cpu":
-        variance, mean = torch.var_mean(x.float(), (2, 3, 4), correction=0, keepdim=True)
-        normed = ((x - mean) * (variance + INSTANCE_NORM_EPS).rsqrt()).to(x.dtype)
-        return torch.addcmul(shift.to(x.dtype), normed, scale.to(x.dtype))
-    out = torch.empty_like(x)
-    one = len(scale) == 1
+        variance, mean = torch.var_mean(x, (2, 3, 4), correction=0, keepdim=True)
+        normed = (x - mean) * (variance + INSTANCE_NORM_EPS).rsqrt()
+        return F.leaky_relu_(torch.addcmul(shift, normed, scale), SLOPE).to(scale.dtype)
+    out = torch.empty_like(x, dtype=scale.dtype)
     for n in range(len(x)):
-        # the batch norm of one sample is its instance norm, and takes channels last as they are
-        normed = torch.native_batch_norm(x[n : n + 1], None, None, None, None, True, 0.0, INSTANCE_NORM_EPS)[
-            0
-        ]
-        here = slice(0, 1) if one else slice(n, n + 1)
-        torch.addcmul(shift[here].to(x.dtype), normed, scale[here].to(x.dtype), out=out[n : n + 1])
+        # a batch of one sample has its instance norm's statistics, and these are quick with channels last
+        mean, variance = torch.batch_norm_update_stats(x[n : n + 1], None, None, 0.0)
+        factor = (variance + INSTANCE_NORM_EPS).rsqrt()
+        of = 0 if len(scale) == 1 else n
+        voxels, scales, shifts, into = (t.permute(1, 2, 3, 0) for t in (x[n], scale[of], shift[of], out[n]))
+        for slab in _slabs(len(voxels), len(voxels)):
+            normed = (voxels[slab] - mean).mul_(factor)
+            changed = torch.addcmul(shifts[slab].float(), normed, scales[slab].float())
+            into[slab] = F.leaky_relu_(changed, SLOPE)
     return out
 
 

@@ -13,10 +13,10 @@ def laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """`F.conv3d`, on a CPU always by oneDNN: for one sample of few channels PyTorch takes a far slower path."""
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and x.dtype != torch.float16:
+    """`F.conv3d` with a float32 bias, on a CPU always by oneDNN: for one sample PyTorch often takes a slower path."""
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, [padding] * 3, [1] * 3, [1] * 3, 1)
-    return F.conv3d(x, weight, bias, padding=padding)
+    return F.conv3d(x, weight, bias.to(x.dtype), padding=padding)
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ prompt, and none of it sees the image.
 3. The kept result may be an earlier prompt of the same cubes: a second click costs the tiles around it.
 
 All four convolutions of a block that see the same input are one: the shared ones of both norms, and gamma and beta of
-each. Tensors have their channels last in memory (PyTorch's channels_last_3d), as everything in the fast decoder.
+each. In 16 bits the maps go in as two halves, at no cost: three channels fill a multiplier as badly as nine.
+Tensors have their channels last in memory (PyTorch's channels_last_3d), as everything in the fast decoder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _REACH = 2  # voxels by which two 3^3 convolutions carry a change
 _SMALLEST_TILED = 16  # voxels a side; smaller maps are computed whole
 _WHOLE_ABOVE = 0.5  # of the tiles changed: computing all of them at once is then quicker
 # A change of the maps that is no change: its effect stays below the rounding of the arithmetic that follows.
-_NO_CHANGE = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-4}
+_NO_CHANGE = {torch.float32: 1e-6, torch.bfloat16: 1e-4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +178,11 @@ class _Level:
         norms = (block.norm_0, block.norm_1)
         weights, biases = zip(*(weight_and_bias(norm.mlp_shared[0]) for norm in norms), strict=True)
         self.width = len(biases[0])
-        self.shared, self.shared_bias = laid_out(torch.cat(weights), dtype), torch.cat(biases).to(dtype)
+        shared = torch.cat(weights)
+        if dtype != torch.float32:  # of the products of both halves of prompts and weights, all but the least
+            high, low = _split(shared, dtype)
+            shared = torch.cat([high, high, low], 1)
+        self.shared, self.shared_bias = laid_out(shared, dtype), torch.cat(biases)
         self.affine = [_affine(norm, dtype) for norm in norms]
 
     def whole(self, prompts: Tensor) -> LevelMaps:
@@ -212,6 +217,9 @@ class _Level:
         return LevelMaps(prompts, self._norms(spread)), share
 
     def _hidden(self, prompts: Tensor, padding: int) -> Tensor:
+        if self.dtype != torch.float32:
+            high, low = _split(prompts, self.dtype)
+            prompts = torch.cat([high, low, high], 1)
         return convolve(laid_out(prompts, self.dtype), self.shared, self.shared_bias, padding=padding).relu_()
 
     def _affine(self, hidden: Tensor, norm: int, padding: int) -> Tensor:
@@ -229,7 +237,13 @@ def _affine(norm: SpadeNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     gamma, gamma_bias = weight_and_bias(norm.mlp_gamma)
     beta, beta_bias = weight_and_bias(norm.mlp_beta)
     bias = torch.cat([gamma_bias + 1, beta_bias])
-    return laid_out(torch.cat([gamma, beta]), dtype), bias.to(dtype)
+    return laid_out(torch.cat([gamma, beta]), dtype), bias
+
+
+def _split(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two halves that add up to x. Rounding a previous mask itself to 8 bits would shift large parts of a result."""
+    high = x.to(dtype)
+    return high, (x - high.to(x.dtype)).to(dtype)
 
 
 def _resized(prompts: Tensor, side: int) -> Tensor:

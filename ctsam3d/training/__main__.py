@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ctsam3d.training.loop import Schedule, fast_in_half_precision, train
+from ctsam3d.network.precision import fast_in_half_precision
+from ctsam3d.training.loop import Schedule, train
 from ctsam3d.training.recipe import BUNDLED, Recipe, read_recipes
 
 _PHANTOMS = 6  # procedural ones

@@ -165,12 +165,3 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
-
-
-def fast_in_half_precision(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32: GPUs of some years, CPUs with AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 cannot tell
-        return False
-    return bool(torch.cpu.get_capabilities().get("amx_tile"))

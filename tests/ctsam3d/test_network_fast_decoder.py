@@ -10,6 +10,7 @@ from ctsam3d.network.config import SIZES
 from ctsam3d.network.fast_decoder import FastDecoder
 from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.network.modulation import is_centred
+from ctsam3d.network.precision import Precision
 from tests.ctsam3d import network_reference as reference
 
 EXACT = 1e-5  # of probability: the order of additions differs, nothing else
@@ -105,7 +106,7 @@ def test_the_published_width_gives_the_published_decoders_probabilities() -> Non
 
 @torch.no_grad()
 def test_in_bfloat16_masks_are_nearly_the_same(slim, embeddings) -> None:
-    fast = FastDecoder(slim.mask_decoder, torch.bfloat16)
+    fast = FastDecoder(slim.mask_decoder, Precision.BFLOAT16)
     for name in ("centred", "several", "small previous mask"):
         clicks, labels, mask = PROMPTS[name]
         prompts = torch.tensor(clicks), torch.tensor(labels), mask
