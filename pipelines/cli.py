@@ -89,7 +89,7 @@ def run(
     summary = driver.run(
         stores,
         config,
-        BundledOrFile(config.weights),
+        BundledOrFile(config.weights, config.precision),
         retry_failed=retry_failed,
         replace_damaged=replace_damaged,
     )
@@ -216,7 +216,7 @@ def segment(
 
     config = _settings(None, structures, weights)
     given = PromptSource.of(prompts, PromptKind(prompter) if prompter else None)
-    rows = segment_file(input_path, dest, config, BundledOrFile(config.weights), given)
+    rows = segment_file(input_path, dest, config, BundledOrFile(config.weights, config.precision), given)
     for row in rows:
         volume = "-" if row.volume_ml is None else f"{row.volume_ml:.1f} ml"
         print(f"{row.structure:32} {row.status:10} {volume:>12}  {' '.join(row.flags or ())}".rstrip())

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -122,6 +122,9 @@ class RunConfig:
     Attributes:
         structures: names from the catalogue, or ("all",).
         weights: the name of bundled weights, or the path of a checkpoint.
+        precision: of the network's convolutions: "float32", "bfloat16", or "auto" for bfloat16 where this machine is
+            faster with it and the weights bear it. What was chosen is part of the hash. Where replicas are on other
+            machines than this one, name it.
         limits: when a series is too large or too short.
         resources: what the machines give; not part of the hash.
         privacy: whether the output has pseudonyms; of the hash only the key's fingerprint is part.
@@ -131,6 +134,7 @@ class RunConfig:
 
     structures: Annotated[tuple[str, ...], BeforeValidator(split_names), Field(min_length=1)] = ("all",)
     weights: Annotated[str, Field(min_length=1)] = "nano"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     limits: InputLimits = field(default_factory=InputLimits)
     resources: Resources = field(default_factory=Resources)
     privacy: Privacy = field(default_factory=Privacy)

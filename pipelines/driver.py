@@ -139,6 +139,7 @@ def run(
     except DecoderMissing as lack:
         raise UsageError(str(lack)) from None
     known = segmenter.identity()
+    segmenter = known.source or segmenter
     try:
         structures = resolve(",".join(config.structures), known.structures)
     except ValueError as fault:

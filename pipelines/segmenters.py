@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.faults import UsageError
@@ -35,11 +35,14 @@ class Identity:
         weights_sha256: of everything learned.
         settings: plain values that can change a result.
         structures: names it can find, in catalogue order.
+        source: the recipe with everything settled that the machine which first loaded it decided; None for the one
+            that was asked.
     """
 
     weights_sha256: str
     settings: Mapping[str, Any]
     structures: tuple[str, ...]
+    source: SegmenterSource | None = None
 
 
 class SegmenterSource(Protocol):
@@ -59,9 +62,15 @@ class BundledOrFile:
     """The project's own segmenter, by the name of bundled weights or the path of a checkpoint.
 
     On a cluster of several machines the name or path must mean the same on each of them.
+
+    Attributes:
+        weights: the name or path.
+        precision: of the network's convolutions; "auto" for the fastest that answers as float32 does on the machine
+            that loads it.
     """
 
     weights: str
+    precision: str = "auto"
 
     def identity(self) -> Identity:
         """Loads the weights to see that they can be used, before a cluster is started for them.
@@ -79,10 +88,14 @@ class BundledOrFile:
             settings = asdict(segmenter.settings) | {"localizer_sha256": sha256(LOCALIZER_FILE)}
         except CheckpointError as fault:
             raise UsageError(str(fault)) from None
-        return Identity(segmenter.weights_sha256, settings, segmenter.structures)
+        # replicas on other machines must not decide otherwise: their results go by one name
+        settled = replace(self, precision=str(segmenter.settings.precision))
+        return Identity(segmenter.weights_sha256, settings, segmenter.structures, settled)
 
     def load(self) -> Any:
         """On the device torch finds: a GPU of this process, else the CPU."""
-        from ctsam3d.segmentation.segmenter import Segmenter
+        from ctsam3d.network.precision import Precision
+        from ctsam3d.segmentation.segmenter import Segmenter, Settings
 
-        return Segmenter.load(self.weights, device="auto")
+        precision = None if self.precision == "auto" else Precision(self.precision)
+        return Segmenter.load(self.weights, device="auto", settings=Settings(precision=precision))

@@ -62,6 +62,7 @@ def segment_file(
         if given:  # a wrong name is told before weights are loaded
             structures = resolve(selection, given.prompter.structures, given.everything)
         known = segmenter.identity()
+        segmenter = known.source or segmenter
         if not given:
             structures = resolve(selection, known.structures)
         destination.mkdir(parents=True, exist_ok=True)

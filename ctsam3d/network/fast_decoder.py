@@ -167,10 +167,9 @@ def _shares(weight: Tensor) -> Tensor:
     Along each axis the children are the voxels 0 and 1, and reach the voxels -1 to 2.
     """
     shares = weight.new_zeros((*(_REACHED,) * 3, 2, 2, 2, len(weight)))
-    for child in itertools.product(range(2), repeat=3):
+    for z, y, x in itertools.product(range(2), repeat=3):
         # the weight at k belongs to the output voxel 1 - k further, and the voxel -1 has index 0
-        reached = tuple(slice(c, c + 3) for c in child)
-        shares[(*reached, *child)] = weight.flip(1, 2, 3).movedim(0, -1)
+        shares[z : z + 3, y : y + 3, x : x + 3, z, y, x] = weight.flip(1, 2, 3).movedim(0, -1)
     return shares.view(_REACHED**3, -1)
 
 

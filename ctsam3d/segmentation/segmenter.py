@@ -28,7 +28,9 @@ from ctsam3d.imaging.resample import labels_to_source, to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network import checkpoint
 from ctsam3d.network.config import SPACING_MM
+from ctsam3d.network.fast_decoder import FastDecoder
 from ctsam3d.network.model import CtSam3d
+from ctsam3d.network.precision import Precision
 from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
@@ -36,11 +38,12 @@ from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, CoarseStructure, Prom
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
-from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
+from ctsam3d.segmentation.decoder import CubeDecoder, Decode, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.interactive import ClickedStructure
 from ctsam3d.segmentation.patches import Patch, lay_over, patch_around, patch_at
+from ctsam3d.segmentation.precision_gate import fastest_decoder
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
@@ -61,6 +64,8 @@ class Settings:
         batch: cubes decoded at a time.
         correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.
         growth: bounds of a structure that grows from clicks.
+        precision: of the decoder's convolutions; None, before weights are loaded, for the fastest that answers as
+            float32 does.
         rules: version of the rules in code (plausibility, intensity, thin structures); raised whenever one of them
             changes a result.
     """
@@ -71,6 +76,7 @@ class Settings:
     batch: int = 4
     correct: bool = False
     growth: Growth = Growth()
+    precision: Precision | None = None
     rules: int = 2
 
 
@@ -96,7 +102,7 @@ class Segmenter:
 
     def __init__(
         self, model: CtSam3d, localizer: Localizer, device: torch.device, weights_sha256: str,
-        facts: Mapping[str, object], settings: Settings,
+        facts: Mapping[str, object], settings: Settings, decode: Decode | None = None,
     ) -> None:  # fmt: skip
         self.model = model.to(device).eval()
         self.localizer, self.device, self.settings = localizer, device, settings
@@ -108,7 +114,7 @@ class Segmenter:
         # published weights hold a trained cross-patch predictor; ours say whether theirs is
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
         self.coefficients = Coefficients.of_facts(facts)
-        self._decoder = CubeDecoder(self.model, device, settings.batch)
+        self._decoder = CubeDecoder(self.model, device, settings.batch, decode)
 
     @classmethod
     def load(
@@ -130,8 +136,15 @@ class Segmenter:
         model, info = checkpoint.load(path)
         localizer = Localizer.load(localizer_file, where)
         facts = info.facts.training
+        model = model.to(where).eval()
+        settings = settings or Settings()
+        if settings.precision is None:
+            decoder = fastest_decoder(model, coarse_prompt=bool(facts.get("coarse_prompt", False)))
+        else:
+            decoder = FastDecoder(model.mask_decoder, settings.precision)
+        settings = replace(settings, precision=decoder.precision)
         try:
-            return cls(model, localizer, where, checkpoint.sha256(path), facts, settings or Settings())
+            return cls(model, localizer, where, checkpoint.sha256(path), facts, settings, decoder.decode)
         except ValueError as fault:
             raise checkpoint.CheckpointError(path, str(fault)) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ctsam3d.network.model import Embeddings
 from ctsam3d.segmentation.segmenter import Segmenter
 
 
@@ -15,11 +16,11 @@ class _Constant(nn.Module):
         super().__init__()
         self.config, self.value = like.config, value
 
-    def embed(self, cubes: torch.Tensor) -> torch.Tensor:
-        return cubes
+    def embed(self, cubes: torch.Tensor) -> Embeddings:
+        return Embeddings(cubes, cubes, cubes, cubes)
 
-    def decode(self, embeddings: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(embeddings), 1, 64, 64, 64), self.value)
+    def decode(self, embeddings: Embeddings, *prompts: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(embeddings.stage1), 1, 64, 64, 64), self.value)
 
 
 def with_constant(segmenter: Segmenter, value: float) -> Segmenter:

@@ -27,7 +27,7 @@ def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"resources": {"replcas": 2}}, ("resources.replcas", "unknown key", "'replicas'")),
-        ({"zzz": 1}, ("zzz", "unknown key", "structures, weights, limits, resources")),
+        ({"zzz": 1}, ("zzz", "unknown key", "structures, weights, precision, limits, resources")),
         ({"resources": {"replicas": 0}}, ("resources.replicas", "found 0", "greater than or equal to 1")),
         ({"resources": {"cpus_per_load": 1}}, ("resources.cpus_per_load", "found 1", "less than 1")),
         ({"limits": 3}, ("limits", "found 3", "expected a table")),
