@@ -46,7 +46,7 @@ def ctsam3d(*arguments: str | Path, **environment: str) -> Done:
         env=clean | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
