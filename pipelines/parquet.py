@@ -1,7 +1,7 @@
 """Parquet with checksums: Arrow tables of a fixed schema in, the bytes of one file out, and back, verified.
 
 Reading trusts nothing: page checksums are verified, the columns must be those of the expected schema, and
-extension types, which may name code to load, are left alone.
+extension types, which may name code to load, are left alone: what a file says of Arrow's types is not even read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ctsam3d.arrow_schema import without_arrow_schema
 
 _ROWS_PER_GROUP = 131_072
 # Columns that files of the same schema version may lack: any other that is missing is damage.
@@ -68,7 +70,8 @@ def read(
         schema if columns is None else pa.schema([schema.field(name) for name in columns], schema.metadata)
     )
     arrays = [
-        table[field.name] if field.name in there else pa.nulls(table.num_rows, field.type) for field in wanted
+        table[field.name].cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
+        for field in wanted
     ]
     return pa.table(arrays, schema=wanted), file.schema_arrow.metadata
 
@@ -77,7 +80,9 @@ def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
     """The file behind the bytes, its schema checked; pages are verified as they are read."""
     try:
         file = pq.ParquetFile(
-            pa.BufferReader(data), page_checksum_verification=True, arrow_extensions_enabled=False
+            pa.BufferReader(without_arrow_schema(data)),
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
         )
         found = file.schema_arrow
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
@@ -93,9 +98,14 @@ def _is_same_or_older(found: pa.Schema, schema: pa.Schema) -> bool:
 
     Columns are added to a schema and never taken away or changed without a new version.
     """
-    known = [field for field in schema if field.name in found.names]
+    known = [_as_stored(field) for field in schema if field.name in found.names]
     added = [field for field in schema if field.name not in found.names]
     return found.equals(pa.schema(known)) and all(field.name in ADDED_COLUMNS for field in added)
+
+
+def _as_stored(field: pa.Field) -> pa.Field:
+    """The column as Parquet has it, which knows one kind of binary."""
+    return field.with_type(pa.binary()) if pa.types.is_large_binary(field.type) else field
 
 
 def _explain(fault: Exception) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ctsam3d.anatomy.catalogue import CATALOGUE, named
+from ctsam3d.arrow_schema import without_arrow_schema
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.prompting.prompt import Click, Prompt, PromptError, PromptKind
 
@@ -130,7 +131,9 @@ def _parquet_rows(data: bytes) -> list[Any]:
 
     try:
         # extension types may name code to load: they are left alone
-        table = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False).read()
+        table = pq.ParquetFile(
+            pa.BufferReader(without_arrow_schema(data)), arrow_extensions_enabled=False
+        ).read()
         rows: list[Any] = table.to_pylist()
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
         raise PromptError(f"cannot be read as Parquet ({type(fault).__name__})") from None

@@ -127,7 +127,7 @@ def test_every_bit_flip_is_found_or_harmless() -> None:
         except RecordDamaged as damage:
             found += 1
             assert "\n" not in str(damage)
-    assert found > 300
+    assert found > 200  # a third of a small file are Arrow's own types, of which nothing is read
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1, -200])
