@@ -105,7 +105,7 @@ def test_what_a_neighbour_found_is_about_right_where_it_reaches_and_nothing_beyo
     for step in range(20):
         sample = cubes.draw((0, step, 0))
         truth, previous = sample["truth"][0] > 0, sample["previous"][0]
-        assert 0 <= float(previous.min()) and float(previous.max()) <= 1
+        assert float(previous.min()) >= 0 and float(previous.max()) <= 1
         faces = [previous.select(axis, end) for axis in range(3) for end in (0, -1)]
         partly += any(not face.any() for face in faces)  # two neighbours on opposite sides reach all of it
         sure = previous > 0.5
