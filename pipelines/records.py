@@ -83,6 +83,7 @@ class SeriesRow:
     slices: int | None = None
     spacing_mm: tuple[float, ...] | None = None  # x, y, z
     orientation: str | None = None
+    orientation_suspect: bool | None = None  # organs lie as in no person; None where no two of them tell
     geometry_fix: tuple[str, ...] | None = None  # what was dealt with, empty for nothing; None where not read
     frame_slices: tuple[int, ...] | None = (
         None  # where frames were evened out: the grid's slice nearest to each

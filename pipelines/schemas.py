@@ -81,6 +81,7 @@ SERIES = pa.schema(
         _column("slices", pa.int32()),
         _column("spacing_mm", pa.list_(_REAL), "mm, x y z"),
         _column("orientation", _TEXT),
+        _column("orientation_suspect", pa.bool_()),
         _column("geometry_fix", pa.list_(_TEXT)),
         _column("frame_slices", pa.list_(pa.int32()), "voxel index z, source grid, of each frame"),
         _column("manufacturer", _TEXT),

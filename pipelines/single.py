@@ -16,6 +16,7 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected, Status
 from ctsam3d.prompting.prompt import PromptError, PromptKind
 from pipelines import identity, parquet
+from pipelines.cohort.commit import orientation_suspect
 from pipelines.cohort.measure import structure_rows
 from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import UsageError
@@ -78,7 +79,8 @@ def segment_file(
     write_labels(destination / "labels.nii.gz", found.labels, volume.geometry)
     names = {str(label): name for name, label in sorted(found.label_ids.items(), key=lambda item: item[1])}
     (destination / "labels.json").write_text(json.dumps(names, indent=1) + "\n")
-    told = dict(given.facts) if given else {"prompter": str(PromptKind.LOCALIZER)}
+    told: dict[str, Any] = dict(given.facts) if given else {"prompter": str(PromptKind.LOCALIZER)}
+    told["orientation_suspect"] = orientation_suspect(rows)
     facts_json = json.dumps(_facts(volume, facts) | told, indent=1, allow_nan=False)
     (destination / "series.json").write_text(facts_json + "\n")
     shaped_by = {**known.settings, **({"prompts": given.identity} if given else {})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ctsam3d.anatomy.arrangement import is_orientation_suspect
 from ctsam3d.anatomy.catalogue import CATALOGUE
 from ctsam3d.outcome import Status
 from pipelines.cohort.work import Work, failure_of
@@ -98,6 +99,14 @@ def provenance(work: Work, stamp: Stamp) -> Provenance:
     )
 
 
+def orientation_suspect(rows: Sequence[StructureRow]) -> bool | None:
+    """Whether organs lie as in no person, by the structures whose masks are believed; None where none tell."""
+    believed = (Status.OK, Status.TRUNCATED)
+    return is_orientation_suspect(
+        {row.structure: row.centroid_xyz_mm for row in rows if row.status in believed and row.centroid_xyz_mm}
+    )
+
+
 def series_row(work: Work) -> SeriesRow:
     """The series' own row: from the pixels' headers where they were read, else what the manifest knows."""
     facts, trace = work.facts, work.trace
@@ -109,6 +118,7 @@ def series_row(work: Work) -> SeriesRow:
         seconds_per_stage=trace.seconds or None,
         peak_memory_bytes=trace.peak_memory_bytes or None,
         bytes_read=trace.bytes_read,
+        orientation_suspect=orientation_suspect(work.structures or ()),
     )
     if facts is None:
         return row
