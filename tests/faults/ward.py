@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 2
 DEATHS = 2 * MAX_ATTEMPTS + MAX_ATTEMPTS + 2  # of 2 and 3, of 6, of 1 and 7
 CONFIG = {
     "limits": {"min_extent_mm": 0.0, "check_hounsfield": False},
-    "resources": {"max_attempts": MAX_ATTEMPTS, "series_memory_bytes": 1200 << 20},
+    "resources": {"max_attempts": MAX_ATTEMPTS, "series_memory_bytes": 900 << 20},
 }
 
 # A canary: no text with this in it may come out of anything.
