@@ -74,6 +74,10 @@ def translate(fault: Exception, what: str) -> StoreError:
         return AccessDenied(f"{what}: {NO_CREDENTIALS}")
     if code == "NoSuchBucket":
         return NotFound(f"{what}: the bucket does not exist")
+    if isinstance(fault, raised.InvalidPathError):
+        return InvalidLocation(
+            f"{what}: a name with an empty, . or .. part between its slashes, which cannot be addressed"
+        )
     if isinstance(fault, raised.PreconditionError) or status == 412:
         return Changed(f"{what}: the object has changed since it was listed")
     if isinstance(fault, FileNotFoundError) or status == 404:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +16,9 @@ from pipelines.manifest import SeriesRef
 from pipelines.prefetch import prefetch
 from pipelines.reasons import Failure
 from pipelines.sandbox import Sandbox, SandboxFailure, memory_for
-from pipelines.store import Changed, ObjectInfo, Store
+from pipelines.store import Changed, ObjectInfo, Store, StoreError
 
+_DIGEST = re.compile(r'"?([0-9a-f]{32})"?')
 # What may be the machine's fault and not the series': worth another child.
 _TRIED_AGAIN = frozenset({Failure.DECODER_CRASH, Failure.TIMEOUT})
 
@@ -94,17 +97,38 @@ def _read(
 def fetch(source: Store, objects: Sequence[ObjectInfo], threads: int) -> Iterator[tuple[str, bytes]]:
     """Objects in the order given, a bounded number of them held or on their way at a time.
 
+    Where ETags are MD5 digests, as on S3 mostly, what came as other bytes is asked for again.
+
     Raises:
         StoreError: NotFound or Changed where an object is not the one listed.
     """
+    tells = True  # whether this store's ETags are digests of the content
 
     def get(entry: ObjectInfo) -> tuple[str, bytes]:
+        nonlocal tells
+        data = whole(entry)
+        if tells and not _may_be(entry.etag, data):
+            again = whole(entry)
+            if again == data:
+                tells = False  # under some encryption they only look so
+            elif not _may_be(entry.etag, again):
+                raise StoreError(f"{source.address(entry.key)}: came as other bytes each time")
+            data = again
+        return entry.key, data
+
+    def whole(entry: ObjectInfo) -> bytes:
         data = source.get(entry.key, entry.etag)
         if len(data) != entry.size:
             raise Changed(f"{source.address(entry.key)}: expected {entry.size} bytes, found {len(data)}")
-        return entry.key, data
+        return data
 
     return prefetch(get, objects, threads)
+
+
+def _may_be(etag: str | None, data: bytes) -> bool:
+    """Whether these bytes may have this ETag; one that is no MD5 digest rules nothing out."""
+    digest = _DIGEST.fullmatch(etag or "")
+    return digest is None or digest.group(1) == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 class _Tally:
