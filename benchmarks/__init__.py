@@ -1,1 +1,1 @@
-"""How fast things are, as ratios within one run: `python -m benchmarks` or `make bench`."""
+"""How fast and how large: every part a function from options to figures, each a ratio to a baseline of the same run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,10 @@ class CubeDecoder:
         model: on its device.
         device: of the model.
         batch: cubes decoded at a time.
-        decode: as `CtSam3d.decode`, by which it is replaced.
+        decode: as `CtSam3d.decode`, which it replaces.
+
+    Attributes:
+        seconds: spent in the network by now.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class CubeDecoder:
         self.model, self.device, self.batch = model, device, batch
         self._decode = decode or model.decode
         self._embedded = EmbeddingCache(_CUBES_KEPT)
+        self.seconds = 0.0
 
     @torch.inference_mode()
     def answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:
@@ -97,6 +102,7 @@ class CubeDecoder:
         Raises:
             ModelOutputInvalid: an answer was not finite.
         """
+        started = time.monotonic()
         answers = np.empty((len(questions), *(CUBE_VOXELS,) * 3), dtype=np.float32)
         # what prompts contribute is known beforehand for a click at the centre alone: those are asked apart
         plain = [question.is_centred for question in questions]
@@ -105,6 +111,7 @@ class CubeDecoder:
             for start in range(0, len(wanted), self.batch):
                 part = wanted[start : start + self.batch]
                 answers[part] = self._answer(hu, [questions[i] for i in part])
+        self.seconds += time.monotonic() - started
         return answers
 
     def _answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:

@@ -173,13 +173,14 @@ class Segmenter:
         asked = prompter or self.localizer
         prompts = asked.prompts(grid, structures)
         clock.lap("prompt")
+        network_before = self._decoder.seconds
         names = [name for name in structures if name in prompts]
         ids = {name: i for i, name in enumerate(names, 1)}
         label_map = LabelMap(grid.hu.shape)
         findings = {name: Finding(Status.ABSENT) for name in structures if name not in prompts}
         for name, canvas, cubes in self._canvases(grid, {name: prompts[name] for name in names}):
             findings[name] = self._settle(name, ids[name], prompts[name], canvas, cubes, label_map, grid)
-        clock.lap("segment")
+        clock.lap("merge", network=self._decoder.seconds - network_before)
         labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry)
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
         for name in names:
@@ -351,7 +352,8 @@ class _Clock:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str, **within: float) -> None:
+        """End a stage; seconds of others that ran within it are theirs."""
         now = time.monotonic()
-        self.seconds[name] = now - self._last
+        self.seconds |= {**within, name: now - self._last - sum(within.values())}
         self._last = now
