@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ctsam3d.anatomy.arrangement import is_orientation_suspect
+from ctsam3d.anatomy.arrangement import Found, is_orientation_suspect
 from ctsam3d.anatomy.catalogue import CATALOGUE
 from ctsam3d.outcome import Status
 from pipelines.cohort.work import Work, failure_of
@@ -103,7 +103,11 @@ def orientation_suspect(rows: Sequence[StructureRow]) -> bool | None:
     """Whether organs lie as in no person, by the structures whose masks are believed; None where none tell."""
     believed = (Status.OK, Status.TRUNCATED)
     return is_orientation_suspect(
-        {row.structure: row.centroid_xyz_mm for row in rows if row.status in believed and row.centroid_xyz_mm}
+        {
+            row.structure: Found(row.centroid_xyz_mm, row.volume_ml, row.truncated_faces or ())
+            for row in rows
+            if row.status in believed and row.centroid_xyz_mm is not None and row.volume_ml is not None
+        }
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctsam3d.anatomy.arrangement import MARGIN_MM, is_orientation_suspect
-from ctsam3d.anatomy.measure import measure
+from ctsam3d.anatomy.arrangement import _RULES, MARGIN_MM, Found, is_orientation_suspect
+from ctsam3d.anatomy.measure import Measurement, measure
 from ctsam3d.imaging.dicom import Limits
 from ctsam3d.imaging.nifti import read_labels
 from ctsam3d.imaging.volume import Volume
@@ -26,8 +27,14 @@ from tests.anatomy import ORGANS, anatomy_series, measured_anatomy, segment_anat
 from tests.faults.outcome import read, shared_data
 
 
-def places(volume: Volume) -> dict[str, tuple[float, ...]]:
-    return {name: organ.centroid_xyz_mm for name, organ in measured_anatomy(volume).items()}
+def found_of(measured: Mapping[str, Measurement]) -> dict[str, Found]:
+    return {
+        name: Found(one.centroid_xyz_mm, one.volume_ml, one.truncated_faces) for name, one in measured.items()
+    }
+
+
+def places(volume: Volume) -> dict[str, Found]:
+    return found_of(measured_anatomy(volume))
 
 
 def test_G14_no_way_of_storing_a_patient_is_suspect() -> None:
@@ -71,16 +78,36 @@ def test_G14_the_rows_of_a_series_tell(tmp_path: Path) -> None:
 
 
 def test_G14_two_organs_must_contradict_by_more_than_a_margin() -> None:
-    liver = (0.0, 0.0, 0.0)
+    def at(*place: float) -> Found:
+        return Found(place, 1000.0)
+
+    liver = at(0.0, 0.0, 0.0)
     near, far = 0.9 * MARGIN_MM, 1.1 * MARGIN_MM
     assert is_orientation_suspect({"liver": liver}) is None
-    assert is_orientation_suspect({"liver": liver, "kidney_left": (-80.0, 0.0, 0.0)}) is None
+    assert is_orientation_suspect({"liver": liver, "kidney_left": at(-80.0, 0.0, 0.0)}) is None
     for name, direction in (("spleen", (1, 0, 0)), ("vertebrae", (0, 1, 0)), ("heart", (0, 0, 1))):
         for distance, suspect in ((far, False), (-near, False), (-far, True)):
-            where = tuple(distance * step for step in direction)
+            where = at(*(distance * step for step in direction))
             assert is_orientation_suspect({"liver": liver, name: where}) is suspect
 
 
+def test_G14_names_put_back_into_their_places_are_told_by_their_sizes() -> None:
+    """As our own network does with a mirrored patient: it calls a part of the stomach the liver, the liver a spleen."""
+
+    def sized(liver_ml: float, spleen_ml: float, *faces: str) -> bool | None:
+        places = {"liver": (-111.0, -110.0, -189.0), "spleen": (93.0, -128.0, -183.0)}
+        return is_orientation_suspect(
+            {"liver": Found(places["liver"], liver_ml, faces), "spleen": Found(places["spleen"], spleen_ml)}
+        )
+
+    assert sized(61.0, 356.0) is True  # a real chest, mirrored
+    assert sized(1406.0, 261.0) is False  # and as it is
+    assert sized(1500.0, 2000.0) is False  # a very large spleen
+    assert sized(61.0, 356.0, "right") is False  # the liver is cut off at its side
+    assert sized(61.0, 356.0, "inferior") is True
+
+
+KNOWN = {name for one, _, other in _RULES for name in (one, other)}
 CASES = [
     *("labeled/totalseg_example_3mm", "label_maps/totalseg_s0011", "label_maps/totalseg_subject2"),
     *("label_maps/icrp110_am", "label_maps/icrp110_af", "labeled/onkodicom_thorax"),
@@ -92,14 +119,13 @@ def test_G14_real_patients_are_not_suspect_and_their_mirror_images_are(name: str
     folder = shared_data(name)
     labels, geometry = read_labels(folder / "labels.nii.gz")
     names = {v: int(k) for k, v in json.loads((folder / "labels.json").read_text())["labels"].items()}
-    wanted = {k: v for k, v in names.items() if k in ("liver", "spleen", "heart", "vertebrae", "spinal_cord")}
+    wanted = {k: v for k, v in names.items() if k in KNOWN}
     volume = Volume(np.zeros(labels.shape, np.int16), geometry)
-    told = [is_orientation_suspect(_centroids(volume, labels, wanted))]
-    told += [is_orientation_suspect(_centroids(volume, np.flip(labels, axis), wanted)) for axis in range(3)]
+    told = [is_orientation_suspect(_found(volume, labels, wanted))]
+    told += [is_orientation_suspect(_found(volume, np.flip(labels, axis), wanted)) for axis in range(3)]
     assert told[0] is False
     assert any(told[1:])
 
 
-def _centroids(volume: Volume, labels: np.ndarray, wanted: dict[str, int]) -> dict[str, tuple[float, ...]]:
-    measured = measure(volume, np.ascontiguousarray(labels), wanted)
-    return {name: organ.centroid_xyz_mm for name, organ in measured.items()}
+def _found(volume: Volume, labels: np.ndarray, wanted: dict[str, int]) -> dict[str, Found]:
+    return found_of(measure(volume, np.ascontiguousarray(labels), wanted))
