@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: setup demo test lint bench fuzz clean
+.PHONY: setup demo test lint soak bench fuzz clean
 
 setup: .venv/ready
 
@@ -30,6 +30,10 @@ lint: setup
 # Mutated DICOM series for ten minutes; what it prints belongs into tests/faults/test_d_mutation.py
 fuzz: setup
 	$(BIN)/python -m tests.faults.fuzz 10 $$(date +%s)
+
+# 5,000 synthetic series while workers, drivers and the store are killed, then a count: `make soak SERIES=200` for less
+soak: setup
+	$(BIN)/python -m tests.faults.soak $(SERIES)
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -43,7 +43,7 @@ from pipelines.runs import Run, save_run
 from pipelines.schemas import MANIFEST
 from pipelines.segmenters import SegmenterSource
 from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES
-from pipelines.store import NotFound, Store, StoreError, open_store
+from pipelines.store import NotFound, Store, StoreError, Throttled, open_store
 from pipelines.store_address import is_s3, local_path, without_slash
 from pipelines.supervise import Breaker, Watchdog, stopping
 from pipelines.tables import publish
@@ -96,6 +96,7 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
     Raises:
         UsageError: a missing folder or bucket, refused credentials, one inside the other, a store that is not
             safe for records.
+        Aborted: a store that asks for fewer requests; the same command may be repeated.
     """
     try:
         opened = open_store(source, endpoint_url)
@@ -106,6 +107,8 @@ def open_stores(source: str, output: str, endpoint_url: str | None = None) -> St
             )
         stores = Stores(opened, open_store(output, endpoint_url, create=True))
         stores.output.check_put_if_absent()
+    except Throttled as fault:  # it is there, and will answer later
+        raise Aborted(str(fault)) from None
     except StoreError as fault:
         raise UsageError(str(fault)) from None
     return stores

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
@@ -30,6 +31,7 @@ from pipelines.cohort.job import Job
 from pipelines.cohort.rows import Row
 from pipelines.cohort.shape import ReplicaShape, replica_shape
 from pipelines.config import Resources
+from pipelines.faults import Aborted
 from pipelines.private import no_core_dumps
 from pipelines.reasons import Withheld
 from pipelines.replica import Replica
@@ -54,14 +56,18 @@ def compute(
         stop: set by the caller to have no more series begun.
 
     Raises:
+        Aborted: the list cannot be read.
         ClusterLost: no progress for too long, or the cluster went away.
         ConfigError: the cluster is too small.
     """
     shape = replica_shape(nodes(), job.resources, series)
     _set_context(job.resources)
-    rows = ray.data.read_parquet(
-        manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, override_num_blocks=series
-    )
+    try:
+        rows = ray.data.read_parquet(
+            manifest, filesystem=filesystem, num_cpus=_SPARE_CPU_SHARE, override_num_blocks=series
+        )
+    except (OSError, pa.ArrowException) as fault:
+        raise Aborted(f"the list of pending series cannot be read ({type(fault).__name__})") from fault
     resources = job.resources
     with Gate(stop or threading.Event()) as gate:
         with warnings.catch_warnings():

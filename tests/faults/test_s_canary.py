@@ -7,13 +7,9 @@ of the output, and what is exported from it.
 
 from __future__ import annotations
 
-import gzip
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.export import export_nifti
@@ -21,24 +17,10 @@ from pipelines.store import open_store
 from tests.faults import ward
 from tests.faults.cohort import uid_of
 from tests.faults.conftest import Troubles
+from tests.faults.sinks import CANARIES, holding, laid_open
 from tests.faults.troubled import SECRET, played
-from tests.s3_server import ACCESS_KEY, SECRET_KEY
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.timeout(400)]
-
-CANARIES = (ward.MARK, ward.CANARY_DATE, SECRET_KEY, ACCESS_KEY)
-
-
-def laid_open(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """A file's name and content, and what compression hides of it."""
-    yield f"name {name}", name.encode()
-    yield name, data
-    if data[:2] == b"\x1f\x8b":
-        yield f"unpacked {name}", gzip.decompress(data)
-    if data[:4] == b"PAR1":
-        table = pq.read_table(pa.BufferReader(data))
-        yield f"rows of {name}", repr(table.to_pydict()).encode()
-        yield f"metadata of {name}", repr(table.schema.metadata).encode()
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +36,6 @@ def sinks(troubles: Troubles, tmp_path_factory: pytest.TempPathFactory) -> dict[
             if stat.S_ISREG(file.lstat().st_mode):
                 found.update(laid_open(f"file {file.relative_to(folder)}", file.read_bytes()))
     return found
-
-
-def holding(sinks: dict[str, bytes], word: str) -> list[str]:
-    return sorted(name for name, data in sinks.items() if word.encode() in data)
 
 
 def test_the_canaries_were_there_to_be_found_and_the_search_finds_what_is_there(

@@ -6,7 +6,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydicom.datadict import DicomDictionary, keyword_for_tag
@@ -35,6 +35,8 @@ CONFIG = {
     "limits": {"min_extent_mm": 0.0, "check_hounsfield": False},
     "resources": {"max_attempts": MAX_ATTEMPTS, "series_memory_bytes": 900 << 20},
 }
+
+T = TypeVar("T")
 
 # A canary: no text with this in it may come out of anything.
 MARK = "CANARY"
@@ -65,9 +67,26 @@ def _set(**values: Any) -> Callable[[Dataset, int], None]:
     return edit
 
 
+def _without(*keywords: str) -> Callable[[Dataset, int], None]:
+    def edit(ds: Dataset, i: int) -> None:
+        for keyword in keywords:
+            del ds[keyword]
+
+    return edit
+
+
 def _bad_uid(ds: Dataset, i: int) -> None:
     ds.SeriesInstanceUID = f"../{MARK}.1.2"
 
+
+# What an edit of the headers makes of a sound series, for cohorts that need it by the number.
+REFUSED_BY_EDIT: dict[str, tuple[str, dict[str, Any]]] = {
+    "gap": ("SLICES_MISSING", {"drop": (2,)}),
+    "other": ("NOT_CT", {"edit": _set(Modality="MR", SOPClassUID=MRImageStorage)}),
+    "huge": ("TOO_LARGE", {"edit": _set(Rows=65535, Columns=65535)}),
+    "scaleless": ("RESCALE_MISSING", {"edit": _without("RescaleSlope", "RescaleIntercept")}),
+    "few": ("TOO_FEW_SLICES", {"drop": (0, 1, 2)}),
+}
 
 # What is refused: name of a folder -> its reason, and its objects.
 REFUSED = {
@@ -84,8 +103,13 @@ EVERYWHERE = 24
 
 def fill(store: Store) -> None:
     """Write everything."""
-    with warnings.catch_warnings(action="ignore"):  # of values that are not as the standard has them
-        _fill(store)
+    quietly(lambda: _fill(store))
+
+
+def quietly(make: Callable[[], T]) -> T:
+    """What is made, without warnings of values that are not as the standard has them."""
+    with warnings.catch_warnings(action="ignore"):
+        return make()
 
 
 def _fill(store: Store) -> None:

@@ -94,11 +94,16 @@ def fault_proxy(
                 self.close_connection = True
                 return
             connection = http.client.HTTPConnection(upstream, timeout=20)
-            # The host stays the one that was signed.
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
-            answer = connection.getresponse()
-            data = changed(self.path, answer.read())
-            connection.close()
+            try:
+                # The host stays the one that was signed.
+                connection.request(self.command, self.path, body, dict(self.headers.items()))
+                answer = connection.getresponse()
+                data = changed(self.path, answer.read())
+            except (OSError, http.client.HTTPException):  # there is no server behind us just now
+                self.close_connection = True
+                return
+            finally:
+                connection.close()
             if fault is Fault.LOST_ANSWER:
                 self.close_connection = True
                 return
@@ -113,7 +118,9 @@ def fault_proxy(
             for name, value in headers:
                 if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
+            said = dict((name.lower(), value) for name, value in headers).get("content-length")
+            length = said if self.command == "HEAD" and said else str(len(data))  # of what a GET would bring
+            self.send_header("Content-Length", length)
             self.end_headers()
             if self.command == "HEAD":
                 return
