@@ -55,6 +55,7 @@ FAULTS = (raised.BaseError, OSError, ValueError)
 
 _STATUS_CODE = re.compile(r"status code: (\d{3})")
 _ERROR_CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_INVALID_PATH = re.compile(r'[Pp]ath "(.+?)"', re.DOTALL)
 _CREDENTIAL_SOURCES = re.compile(
     r"169\.254\.|InstanceCredential|AssumeRoleWithWebIdentity|CredentialProvider"
 )
@@ -75,8 +76,10 @@ def translate(fault: Exception, what: str) -> StoreError:
     if code == "NoSuchBucket":
         return NotFound(f"{what}: the bucket does not exist")
     if isinstance(fault, raised.InvalidPathError):
+        name = f" ({ascii(found.group(1)[:80])})" if (found := _INVALID_PATH.search(text)) else ""
         return InvalidLocation(
-            f"{what}: a name with an empty, . or .. part between its slashes, which cannot be addressed"
+            f"{what}: an object's name{name} cannot be addressed: it has an empty, . or .. part, "
+            "control characters, or is not Unicode"
         )
     if isinstance(fault, raised.PreconditionError) or status == 412:
         return Changed(f"{what}: the object has changed since it was listed")

@@ -21,7 +21,7 @@ from pipelines import identity
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.prefetch import prefetch
 from pipelines.pseudonyms import Pseudonyms
-from pipelines.store import InvalidLocation, NotFound, ObjectInfo, Store
+from pipelines.store import InvalidLocation, NotFound, ObjectInfo, Store, check_key
 from pipelines.texts import plain
 
 _THREADS = 16
@@ -79,6 +79,9 @@ def discover(
     beginnings = prefetch(lambda entry: _begin(source, entry), source.list(), threads, 8 * threads)
     for entry, beginning in beginnings:
         listed += 1
+        if beginning is None and not _is_addressable(entry):  # it may be a slice: not to be passed over
+            unreadable.setdefault((_folder_of(entry), Reason.MALFORMED), []).append(entry)
+            continue
         if beginning is None or not _claims_dicom(entry, beginning):
             skipped += 1
             continue
@@ -111,6 +114,13 @@ def _begin(source: Store, entry: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
         return entry, source.get_range(entry.key, 0, min(entry.size, _BEGINNING_BYTES[0]))
     except (NotFound, InvalidLocation):
         return entry, None
+
+
+def _is_addressable(entry: ObjectInfo) -> bool:
+    try:
+        return bool(check_key(entry.key))
+    except InvalidLocation:
+        return False
 
 
 def _folder_of(entry: ObjectInfo) -> str:

@@ -352,6 +352,26 @@ def test_N11_a_name_that_no_client_can_ask_for_ends_the_listing_and_is_not_passe
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["bad\nb.dcm", b"bad\xe9.dcm".decode("utf-8", "surrogateescape")])
+def test_N11_a_file_whose_name_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"12345")
+    with pytest.raises(InvalidLocation, match="'/bad.*cannot be addressed") as error:
+        open_store(str(tmp_path))
+    assert str(error.value).isascii() and "\n" not in str(error.value)
+
+
+def test_N11_a_slice_whose_name_is_not_accepted_is_in_the_manifest(tmp_path: Path) -> None:
+    """Names with a backslash, as an archive unpacked on another system leaves them, are never asked for."""
+    store = open_store(str(tmp_path), create=True)
+    write_series(store, 1)
+    (tmp_path / "s0001" / "slice0002.dcm").rename(tmp_path / "s0001" / "CT\\slice0002.dcm")
+    rows = {ref.reason: ref for ref in discover(store, LIMITS).manifest}
+    assert {reason: len(ref.objects) for reason, ref in rows.items()} == {None: 4, "MALFORMED": 1}
+    assert rows["MALFORMED"].status is Status.REJECTED
+    lacking = loaded(store, rows[None])
+    assert (lacking.status, lacking.reason) == (Status.REJECTED, "SLICES_MISSING")
+
+
 def test_N12_of_sixteen_writers_one_wins_and_nothing_is_deleted(aws_store: Store) -> None:
     barrier = threading.Barrier(16)
 
