@@ -15,7 +15,6 @@ from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.network.precision import Precision
 from ctsam3d.segmentation.segmenter import Segmenter, Settings
 from pipelines.cohort.measure import structure_rows
-from pipelines.identity import record_path
 from pipelines.records import Record, encode_record
 from pipelines.store import open_store
 from tests.pipelines.outputs import make_run, series_ref
@@ -52,9 +51,8 @@ def run(chosen: argparse.Namespace) -> Iterator[Figure]:
                 seconds |= found.seconds
                 rows = structure_rows(volume, found, structures)
                 started = _lap(seconds, "measure and encode", started)
-                path = record_path(f"{turn:032x}{len(name):032x}")
                 record = Record(ref.series_row(), rows, provenance)
-                output.put_if_absent(path, encode_record(record))
+                output.put_if_absent(f"records/{turn}{name}", encode_record(record))
                 _lap(seconds, "write", started)
                 for stage, value in seconds.items() if turn else ():
                     stages[name].setdefault(stage, []).append(value)

@@ -130,7 +130,7 @@ class _Upsampler:
             out[..., self.width :] = skip.permute(0, 2, 3, 4, 1)
         planes = x.permute(0, 2, 3, 4, 1).flatten(0, 1)  # (B*s, s, s, C)
         shuffled = out.view(batch * side, 2, side, 2, side, 2, width)[..., : self.width]
-        for slab in _slabs(len(planes), side):
+        for slab in _slabs(planes):
             grown = self.children(planes[slab]).unflatten(3, (2, 2, 2))  # (n, y, x, 2, 2, 2, width)
             shuffled[slab] = grown.permute(0, 3, 1, 4, 2, 5, 6)
         return out.permute(0, 4, 1, 2, 3)
@@ -152,7 +152,7 @@ class _Head:
         """(s, s, s, C) -> (2s, 2s, 2s)."""
         side = len(voxels)
         found = voxels.new_empty((_REACHED**3, side, side, side))
-        for slab in _slabs(side, side):
+        for slab in _slabs(voxels):
             features = self.upsampler.children(voxels[slab]).flatten(3).flatten(0, 2)
             found[:, slab] = torch.matmul(self.shares, features.T).unflatten(1, (-1, side, side))
         fine = found.view(*(_REACHED,) * 3, side, side, side)
@@ -198,13 +198,15 @@ def _modulated(x: Tensor, maps: NormMaps) -> Tensor:
         factor = (variance + INSTANCE_NORM_EPS).rsqrt()
         of = 0 if len(scale) == 1 else n
         voxels, scales, shifts, into = (t.permute(1, 2, 3, 0) for t in (x[n], scale[of], shift[of], out[n]))
-        for slab in _slabs(len(voxels), len(voxels)):
+        for slab in _slabs(voxels):
             normed = (voxels[slab] - mean).mul_(factor)
             changed = torch.addcmul(shifts[slab].float(), normed, scales[slab].float())
             into[slab] = F.leaky_relu_(changed, SLOPE)
     return out
 
 
-def _slabs(planes: int, side: int) -> list[slice]:
-    step = max(1, _SLAB_ROWS // side**2)
-    return [slice(start, start + step) for start in range(0, planes, step)]
+def _slabs(planes: Tensor) -> list[slice]:
+    """Parts of planes (n, s, s, C) that a core's cache holds; on a device that is no CPU all of them at once."""
+    count, side = planes.shape[:2]
+    step = max(1, _SLAB_ROWS // side**2) if planes.device.type == "cpu" else count
+    return [slice(start, start + step) for start in range(0, count, step)]
