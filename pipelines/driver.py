@@ -1,6 +1,6 @@
 """Drive a run: source, output and settings in; every series recorded, tables published, a summary out.
 
-    discover -> plan (which records are missing) -> Ray graph over those -> reconcile -> publish
+    discover -> plan (which records are missing) -> Ray graph over those, until there are none -> publish
 
 A driver holds no state: killed at any moment and started again it finds in the output what is done, and does
 the rest.

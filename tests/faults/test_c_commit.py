@@ -40,21 +40,60 @@ def operations_of_a_run() -> int:
     return output.life.done
 
 
-@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
-def test_C14_a_run_that_dies_at_any_operation_is_completed_by_the_next(applied: bool) -> None:
+def test_C14_a_run_that_dies_at_any_operation_is_completed_by_the_next() -> None:
     source = source_of(0, 1)
     count = operations_of_a_run()
     assert count > 20
     for operation in range(1, count + 1):
         output = MortalStore("output")
         with pytest.raises(Crash):
-            run(Stores(source, output.living(operation, applied)))
+            run(Stores(source, output.living(operation)))
         before = output.objects("records")
         summary = run(Stores(source, output.living()))
         assert summary.series_by_status == {"ok": 2}
         assert summary.computed == 2 - len(before)  # what was recorded is not computed again
         assert statuses(output) == {"ok": 2}
         assert before.items() <= output.objects("records").items()  # nor touched
+
+
+def dying(output: MortalStore, operation: int) -> MortalStore:
+    """A copy of the objects for a process that dies after so many operations, which is before the next."""
+    copy = MortalStore("output")
+    for key, data in output.objects("").items():
+        copy.put(key, data)
+    return copy.living(operation)
+
+
+def test_C14_a_repair_that_dies_at_any_operation_is_completed_by_the_next() -> None:
+    source, output = source_of(0, 1), MortalStore("output")
+    run(Stores(source, output))
+    record = sorted(output.objects("records"))[0]
+    table = SERIES_FILES.path(next(SERIES_FILES.shards(output)))
+    for key in (record, table):
+        output.put(key, output.get(key)[:-20])
+    counted = dying(output, 10**9)
+    assert run(Stores(source, counted), replace_damaged=True).computed == 1
+    for operation in range(1, counted.life.done + 1):
+        dead = dying(output, operation)
+        with pytest.raises(Crash):
+            run(Stores(source, dead), replace_damaged=True)
+        summary = run(Stores(source, dead.living()), replace_damaged=True)
+        assert summary.series_by_status == statuses(dead.living()) == {"ok": 2}
+        assert output.get(record) in dead.objects("quarantine").values()
+
+
+def test_C14_another_try_that_dies_at_any_operation_is_completed_by_the_next() -> None:
+    source, output = source_of(0, 1), MortalStore("output")
+    failing = Scripted(raises={0: RuntimeError("not today")})
+    assert run(Stores(source, output), failing).series_by_status == {"failed": 1, "ok": 1}
+    counted = dying(output, 10**9)
+    assert run(Stores(source, counted), retry_failed=True).series_by_status == {"ok": 2}
+    for operation in range(1, counted.life.done + 1):
+        dead = dying(output, operation)
+        with pytest.raises(Crash):
+            run(Stores(source, dead), retry_failed=True)
+        summary = run(Stores(source, dead.living()), retry_failed=True)
+        assert summary.series_by_status == statuses(dead.living()) == {"ok": 2}
 
 
 class Runs(RuleBasedStateMachine):
