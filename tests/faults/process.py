@@ -34,7 +34,7 @@ class Started:
         while not seen():
             assert self.process.poll() is None, self.process.communicate()[1]
             self.children |= descendants(self.process.pid)
-            time.sleep(0.05)
+            time.sleep(0.1)
         self.children |= descendants(self.process.pid)
         assert self.process.poll() is None, self.process.communicate()[1]
 

@@ -88,7 +88,7 @@ def repaired(source: MortalStore, output: MortalStore) -> None:
 def test_O01_a_record_that_is_no_record_is_named_and_made_again_on_request(
     source: MortalStore, output: MortalStore, damage
 ) -> None:
-    """Verification ends with code 2, as everything that came to its end with something to look at."""
+    """Changed: verification ends with code 2, as all that came to its end with something to look at; 1 is a mistake."""
     key = record_of(output, 1)
     output.put(key, damage(output.get(key)))
     name = key.rpartition("/")[2].removesuffix(".parquet")
@@ -240,7 +240,7 @@ def test_O06_a_mask_that_is_gone_or_is_not_the_one_measured_is_found(
 
 
 def test_O07_a_record_of_nobodys_run_is_harmless_and_is_used_by_the_run_it_is_of(source: MortalStore) -> None:
-    """A mask lies in its record, so that there are no masks without a row; a record without a run there is."""
+    """Changed: a mask lies in its record, so that there are none without a row; a record without a run there is."""
     for operations in range(10, 60):
         output = MortalStore("output")
         with pytest.raises(Crash):
@@ -290,7 +290,7 @@ def look(output: MortalStore) -> None:
 
 
 def test_O08_a_reader_sees_every_series_whole_at_every_moment_of_a_publication(source: MortalStore) -> None:
-    """There is no list of files to read: a series never changes its file, and files are replaced whole."""
+    """Changed: there is no list of files to read by; a series never changes its file, and files are replaced whole."""
     LOOKS.clear()
     output = Looked("output")
     for hu in (-500, -400):

@@ -116,6 +116,7 @@ def hidden(source: MortalStore, tmp_path_factory: pytest.TempPathFactory) -> dic
 def test_S10_under_a_key_an_output_holds_no_uid_no_date_and_no_name_of_an_object(
     source: MortalStore, hidden: dict[str, MortalStore]
 ) -> None:
+    """Changed: UIDs are kept unless a key is given; an output within a hospital is joined to its archive by them."""
     plain_rows = series_of(hidden[""])
     uids = {row[name] for row in plain_rows for name in ("study_instance_uid", "series_instance_uid")} - {
         None

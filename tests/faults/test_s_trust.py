@@ -47,7 +47,7 @@ class Malice:
 
 
 def test_S01_a_pickle_in_the_place_of_weights_is_not_unpickled(tmp_path: Path, capsys) -> None:
-    """Runs take safetensors alone, named in every row by their SHA-256: a list of allowed pickles would add nothing.
+    """Changed: runs take safetensors alone, named in every row by their SHA-256: a list of allowed pickles would add nothing.
     The published pickle is converted once, by hand, with `weights_only`."""
     import torch
 
@@ -282,7 +282,7 @@ def test_S12_addresses_of_other_kinds_are_refused(address: str) -> None:
 
 
 def test_S14_every_dependency_has_a_floor_and_one_exact_version_that_was_tested() -> None:
-    """No hashes: they differ between wheels of one version, and a list of them would name the places they came from.
+    """Changed: no hashes; they differ between wheels of one version, and a list of them would name the places they came from.
     The exact versions are what the tests ran with; a command refuses to run with anything below the floors."""
     declared = [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
     pins = {}
@@ -312,7 +312,7 @@ def test_S14_a_library_below_its_floor_ends_a_run_before_it_begins(
 
 
 def test_S16_containers_are_of_a_pinned_image_and_have_no_more_rights_than_they_need() -> None:
-    """The image is Ray's own, whose user is `ray` and not root; its file system is not read-only, for `ray up`
+    """Changed: the image is Ray's own, whose user is `ray` and not root; its file system is not read-only, for `ray up`
     installs this package in it."""
     docker = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["docker"]
     name, _, tag = docker["image"].partition(":")
