@@ -47,8 +47,8 @@ class Malice:
 
 
 def test_S01_a_pickle_in_the_place_of_weights_is_not_unpickled(tmp_path: Path, capsys) -> None:
-    """Changed: runs take safetensors alone, named in every row by their SHA-256: a list of allowed pickles would add nothing.
-    The published pickle is converted once, by hand, with `weights_only`."""
+    """Changed: runs take safetensors alone, named in every row by their SHA-256: a list of allowed pickles would add
+    nothing. The published pickle is converted once, by hand, with `weights_only`."""
     import torch
 
     touched = tmp_path / "touched"
@@ -282,8 +282,8 @@ def test_S12_addresses_of_other_kinds_are_refused(address: str) -> None:
 
 
 def test_S14_every_dependency_has_a_floor_and_one_exact_version_that_was_tested() -> None:
-    """Changed: no hashes; they differ between wheels of one version, and a list of them would name the places they came from.
-    The exact versions are what the tests ran with; a command refuses to run with anything below the floors."""
+    """Changed: no hashes; they differ between wheels of one version, and a list of them would name the places they came
+    from. The exact versions are what the tests ran with; a command refuses to run with anything below the floors."""
     declared = [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
