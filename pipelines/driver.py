@@ -141,14 +141,14 @@ def run(
         check_decoders()  # now, and not after hours at the first series that needs it
     except DecoderMissing as lack:
         raise UsageError(str(lack)) from None
+    key_file = config.privacy.pseudonym_key_file
+    pseudonyms = Pseudonyms.of_file(Path(key_file)) if key_file else None
     known = segmenter.identity()
     segmenter = known.source or segmenter
     try:
         structures = resolve(",".join(config.structures), known.structures)
     except ValueError as fault:
         raise UsageError(str(fault)) from None
-    key_file = config.privacy.pseudonym_key_file
-    pseudonyms = Pseudonyms.of_file(Path(key_file)) if key_file else None
     try:
         found = discover(stores.source, limits_of(config), pseudonyms=pseudonyms).manifest
         manifest = found.renamed(partial(pseudonyms.text, "object")) if pseudonyms else found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import date
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -131,12 +132,8 @@ class Manifest:
 
     def renamed(self, rename: Callable[[str], str]) -> Manifest:
         """The same series with other names for their objects; nothing can be fetched by it."""
-
-        def hide(ref: SeriesRef) -> SeriesRef:
-            objects = (replace(entry, key=rename(entry.key)) for entry in ref.objects)
-            return replace(ref, objects=tuple(sorted(objects, key=lambda entry: entry.key)))
-
-        return Manifest.of(hide(ref) for ref in self)
+        batches = [_renamed(batch, rename) for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS)]
+        return Manifest(pa.Table.from_batches(batches, self.table.schema))
 
     @property
     def manifest_id(self) -> str:
@@ -159,3 +156,17 @@ class Manifest:
             return cls(parquet.read(data, MANIFEST)[0])
         except parquet.ParquetDamaged as damage:
             raise ManifestDamaged(str(damage)) from None
+
+
+def _renamed(batch: pa.RecordBatch, rename: Callable[[str], str]) -> pa.RecordBatch:
+    objects = batch["objects"]
+    entries, kind = objects.flatten(), objects.type.value_type
+    columns = [entries.field(i) for i in range(kind.num_fields)]
+    at = kind.get_field_index("key")
+    columns[at] = pa.array([rename(key) for key in columns[at].to_pylist()], kind.field(at).type)
+    ends = accumulate(pa.compute.list_value_length(objects).to_pylist(), initial=0)
+    renamed = pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(kind)), type=objects.type
+    )
+    column = batch.schema.get_field_index("objects")
+    return batch.set_column(column, batch.schema.field(column), renamed)

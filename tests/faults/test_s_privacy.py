@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from pipelines import schemas
+from pipelines.cli import run_command
 from pipelines.config import Privacy
 from pipelines.driver import Stores
 from pipelines.export import export_nifti
-from pipelines.faults import UsageError
+from pipelines.faults import ExitCode, UsageError
 from pipelines.identity import is_uid
 from pipelines.pseudonyms import Pseudonyms
 from pipelines.shards import SERIES_FILES, read_shard
-from pipelines.store import Store
+from pipelines.store import Store, open_store
 from pipelines.texts import plain
 from pipelines.verify import verify
 from tests.builders import CANARIES
@@ -173,6 +174,24 @@ def test_S10_a_key_that_is_none_is_refused_without_a_word_of_it(
         Pseudonyms.of_file(file)
     assert "key" in str(caught.value) and "CANARY" not in str(caught.value)
     assert "CANARY" not in repr(Pseudonyms(b"CANARYKEY"))
+
+
+def test_S10_a_run_with_a_key_that_is_none_does_not_begin(tmp_path: Path, capsys) -> None:
+    (tmp_path / "source").mkdir()
+    write_series(open_store(str(tmp_path / "source")), 0)
+    (tmp_path / "key").write_text("CANARYKEY")
+    command = [
+        "run",
+        str(tmp_path / "source"),
+        str(tmp_path / "output"),
+        "--pseudonym-key",
+        str(tmp_path / "key"),
+    ]
+    assert run_command(command) == ExitCode.USAGE
+    assert capsys.readouterr().err == (
+        f"ctsam3d: {tmp_path / 'key'}: a key of 9 bytes, expected at least 32; make one with `openssl rand -hex 32`\n"
+    )
+    assert not list((tmp_path / "output").rglob("*.parquet"))
 
 
 @given(st.text(), st.dates(), st.text())
