@@ -52,8 +52,7 @@ GONE = (Fault.BROKEN, Fault.BAD_GATEWAY, Fault.TIMED_OUT, Fault.RESET, Fault.LOS
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same retries, in less time."""
-    monkeypatch.setitem(store_address._TIMEOUTS, "timeout", timedelta(seconds=1))
+    """The same retries, with shorter pauses between them."""
     backoff = {
         "init_backoff": timedelta(milliseconds=5),
         "max_backoff": timedelta(milliseconds=50),
@@ -155,14 +154,15 @@ def test_N03_answers_that_fail_or_never_come_are_asked_for_again(
     assert (failed.status, failed.reason) == (Status.FAILED, Failure.STORE_READ)
 
 
-def test_N04_a_body_that_stalls_is_given_up_and_taken_up_again(wire: tuple[Store, Plan]) -> None:
+def test_N04_a_body_that_stalls_is_given_up_and_taken_up_again(wire: tuple[Store, Plan], monkeypatch) -> None:
     """Changed: what came is kept and the rest asked for by range; with `If-Match` it is of the same object."""
     store, plan = wire
     ref = refs(store)[1]
+    assert sum(store_address._TIMEOUTS.values(), timedelta()) <= timedelta(minutes=2)
+    monkeypatch.setitem(store_address._TIMEOUTS, "timeout", timedelta(seconds=2))
+    impatient = Store(store.uri, store.endpoint_url)
     plan.path, plan.faults = "s0001/", [Fault.STALLED]
-    assert loaded(store, ref).status is Status.OK and plan.fired == [Fault.STALLED]
-    longest = store_address._TIMEOUTS["connect_timeout"] + store_address._RETRIES["retry_timeout"]
-    assert longest < timedelta(minutes=1)
+    assert loaded(impatient, ref).status is Status.OK and plan.fired == [Fault.STALLED]
 
 
 def test_N04_a_store_that_always_stalls_is_given_up(wire: tuple[Store, Plan], monkeypatch) -> None:
@@ -444,7 +444,8 @@ def test_N16_an_output_that_cannot_be_written_is_told_before_anything_is_compute
     with pytest.raises(error):
         store.check_put_if_absent()
     (tmp_path / "source").mkdir()
-    with pytest.raises(UsageError) as caught:
+    # What may pass by itself is no mistake of the user's.
+    with pytest.raises((UsageError, Aborted)) as caught:
         open_stores(str(tmp_path / "source"), f"{store.uri}/output", store.endpoint_url)
     assert "\n" not in str(caught.value) and plan.fired
 
