@@ -14,8 +14,7 @@ from ctsam3d.outcome import Reason, Rejected
 _MOST_OVERHEAD_BYTES = 1 << 16  # of tables and metadata, beyond twice what is encoded
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # T.81 table B.1; F7 is JPEG-LS
 _FILL = 0xFF
-_END_OF_IMAGE = b"\xff\xd9"
-_PADDING = b"\0\xff"  # to an even length, or by an encoder that rounds up its buffer
+_END_OF_IMAGE = b"\xff\xd9"  # occurs in no coded pixels; padding may follow it
 _RLE_HEADER_BYTES = 64  # how many segments, and where each starts: PS3.5 G.5
 _NO_OPERATION = 0x80  # above it a byte repeated, below it bytes as they are: PS3.5 G.3.1
 _CODESTREAM_AND_SIZE = b"\xff\x4f\xff\x51"  # SOC, SIZ: T.800 table A.2
@@ -36,8 +35,10 @@ def check_stream(stream: bytes, transfer_syntax_uid: str, rows: int, columns: in
     most = 2 * frame_bytes + _MOST_OVERHEAD_BYTES
     if len(stream) > most:
         raise Rejected(Reason.PIXEL_DECODE, f"a frame of {len(stream)} bytes, expected at most {most}")
+    start_of_frame = 0
     if transfer_syntax_uid in JPEG | JPEG_LS:
-        found = _jpeg_size(stream)
+        start_of_frame = _jpeg_frame_header(stream)
+        found = _jpeg_size(stream, start_of_frame)
     elif transfer_syntax_uid in JPEG_2000:
         found = _jpeg_2000_size(stream)
     else:
@@ -47,7 +48,7 @@ def check_stream(stream: bytes, transfer_syntax_uid: str, rows: int, columns: in
         said = "no size" if found is None else f"{found[0]} rows and {found[1]} columns"
         raise Rejected(Reason.PIXEL_DECODE, f"a stream of {said}, expected {rows} and {columns}")
     # One decoder goes on with what it read last, the other counts to two thousand million first; JPEG 2000's says so.
-    if transfer_syntax_uid in JPEG | JPEG_LS and not stream.rstrip(_PADDING).endswith(_END_OF_IMAGE):
+    if transfer_syntax_uid in JPEG | JPEG_LS and stream.find(_END_OF_IMAGE, start_of_frame) < 0:
         raise Rejected(Reason.PIXEL_DECODE, f"a stream of {len(stream)} bytes that does not end as one")
 
 
@@ -71,15 +72,21 @@ def _check_run_lengths(stream: bytes, pixels: int) -> None:
             raise Rejected(Reason.PIXEL_DECODE, f"a run of {found} bytes or more, expected {pixels}")
 
 
-def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the frame header, None where there is none."""
+def _jpeg_frame_header(stream: bytes) -> int:
+    """Where the frame header's marker is, past the end where there is none."""
     at = 2
-    while at + 9 <= len(stream) and stream[at] == _FILL:
+    while at + 4 <= len(stream) and stream[at] == _FILL:
         marker = stream[at + 1]
         if marker in _START_OF_FRAME:
-            return int.from_bytes(stream[at + 5 : at + 7]), int.from_bytes(stream[at + 7 : at + 9])
+            return at
         at += 1 if marker == _FILL else 2 + int.from_bytes(stream[at + 2 : at + 4])
-    return None
+    return len(stream)
+
+
+def _jpeg_size(stream: bytes, start_of_frame: int) -> tuple[int, int] | None:
+    """Rows and columns in the frame header, None where it is not whole."""
+    sizes = stream[start_of_frame + 5 : start_of_frame + 9]
+    return (int.from_bytes(sizes[:2]), int.from_bytes(sizes[2:])) if len(sizes) == 4 else None
 
 
 def _jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:
