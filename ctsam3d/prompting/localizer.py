@@ -9,9 +9,10 @@ import cc3d
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from ctsam3d.anatomy.localized import BACKGROUND
-from ctsam3d.imaging.volume import Volume
+from ctsam3d.imaging.volume import AIR_HU, Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
 from ctsam3d.prompting.plausibility import body_mask, implausible
@@ -21,6 +22,7 @@ from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt, Pro
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
 _SMALLEST_ML = 1.0
 _SMALLEST_PIECE_ML = 2.0
+_OFFSETS = ((0, 0, 0), (9, 13, 17))  # voxels by which windows are moved; an odd number folds voxels otherwise
 _LEAST_CONFIDENCE = 0.4  # below it a structure is not said to be there
 
 
@@ -66,9 +68,24 @@ class Localizer:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
         return cls(network, classes, device, sha256(path))
 
-    @torch.inference_mode()
     def probabilities(self, hu: torch.Tensor) -> NDArray[np.float16]:
-        """Class probabilities, float16 (classes, z, y, x), of HU (z, y, x) on 6 mm blocks of the model grid."""
+        """Class probabilities, float16 (classes, z, y, x), of HU (z, y, x) on 6 mm blocks of the model grid.
+
+        Windows are laid several times, each time elsewhere, and the answers averaged: what a window holds decides over
+        its norms, and which voxels are folded together over its borders.
+        """
+        mean: NDArray[np.float16] | None = None
+        for z, y, x in _OFFSETS:
+            shifted = F.pad(hu, (x, 0, y, 0, z, 0), value=float(AIR_HU))
+            part = self._answered(shifted)[:, z:, y:, x:]
+            part /= len(_OFFSETS)
+            mean = part if mean is None else mean + part
+        assert mean is not None
+        return mean
+
+    @torch.inference_mode()
+    def _answered(self, hu: torch.Tensor) -> NDArray[np.float16]:
+        """As `probabilities`, with windows from the first voxel on."""
         from monai.inferers import sliding_window_inference
 
         found = sliding_window_inference(

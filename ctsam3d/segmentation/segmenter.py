@@ -66,8 +66,8 @@ class Settings:
         growth: bounds of a structure that grows from clicks.
         precision: of the decoder's convolutions; None, before weights are loaded, for the fastest that answers as
             float32 does.
-        rules: version of the rules in code (plausibility, intensity, thin structures); raised whenever one of them
-            changes a result.
+        rules: version of the rules in code (windows, plausibility, intensity, thin structures); raised whenever one of
+            them changes a result.
     """
 
     reach_blocks: int = 6
@@ -77,7 +77,7 @@ class Settings:
     correct: bool = False
     growth: Growth = Growth()
     precision: Precision | None = None
-    rules: int = 2
+    rules: int = 3
 
 
 def weights_path(name: str | Path) -> Path:
