@@ -61,7 +61,7 @@ def fastest_decoder(model: CtSam3d, *, coarse_prompt: bool) -> FastDecoder:
     found = gap(model, exact, half, coarse_prompt=coarse_prompt)
     if found.is_small:
         return half
-    _log.warning(
+    _log.info(
         "in bfloat16 these weights move a probability by %.3f and a mask to a Dice of %.4f (limits %g and %g): "
         "float32 is used",
         found.moved, found.dice, MOST_MOVED, LEAST_DICE,

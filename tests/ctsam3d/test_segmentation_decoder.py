@@ -107,7 +107,7 @@ def test_weights_that_do_not_bear_it_get_float32_and_a_warning(
     with torch.no_grad():  # answers that hang on the last bits of large numbers
         model.mask_decoder.mask_prediction_head[0].weight.mul_(1e3)
     monkeypatch.setattr(precision_gate, "fast_in_half_precision", lambda device: True)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         decoder = precision_gate.fastest_decoder(model, coarse_prompt=False)
     assert decoder.precision is Precision.FLOAT32
     assert "float32 is used" in caplog.text
