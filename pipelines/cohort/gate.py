@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _ANSWER_S = 60.0
 
@@ -66,7 +67,9 @@ class Gate:
     """The driver's side of the gate: closes it when told to stop."""
 
     def __init__(self, stop: threading.Event) -> None:
-        self._keeper: Any = _Keeper.remote()  # type: ignore[attr-defined]
+        # Beside the driver: any other machine may go while the run lasts.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._keeper: Any = _Keeper.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = stop
         self._left = threading.Event()
         self._inside: set[str] | None = None  # who was let in before it closed

@@ -40,8 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made.end()
 
 
-def resources(machines: Any, stall_s: float = STALL_S) -> dict[str, Any]:
-    return {"address": machines.address, "stall_timeout_s": stall_s, "max_attempts": 4}
+def resources(machines: Any) -> dict[str, Any]:
+    return {"address": machines.address, "stall_timeout_s": STALL_S, "max_attempts": 4}
 
 
 def test_C09_a_run_that_waits_for_a_machine_that_never_comes_ends_with_code_3(
@@ -57,7 +57,7 @@ def test_C09_a_run_that_waits_for_a_machine_that_never_comes_ends_with_code_3(
     assert code == 3, err
     assert "Traceback" not in err
     assert err.splitlines()[-1].endswith("the same command continues where this one stopped")
-    assert "no series ended for too long" in err or "stopped working" in err, err
+    assert "no series ended for" in err or "stopped working" in err, err  # whichever watch is the first
     assert time.monotonic() - start >= STALL_S / 2
     assert len(place.records()) < SERIES
 
@@ -82,7 +82,7 @@ def test_C11_a_run_whose_head_is_gone_ends_with_code_3_and_another_cluster_does_
 ) -> None:
     place = Place(tmp_path, SERIES)
     try:
-        run = place.start(0.7, resources(machines, 15.0))
+        run = place.start(0.7, resources(machines))
         run.wait_until(place.has_records(1))
         machines.head_node.kill_gcs_server(check_alive=False)
         assert len(place.records()) < SERIES
