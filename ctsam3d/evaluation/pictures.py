@@ -105,7 +105,7 @@ class Worst:
                 for mask, colour in ((plane.truth, _TRUE), (plane.found, _FOUND)):
                     if mask.any() and not mask.all():
                         place.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
-                place.set_title(plane.name, color="white", fontsize=8)
+                place.set_title(plane.name, color="white", fontsize=8, loc="right")
                 place.axis("off")
             metrics = score.metrics
             row[0].set_title(
