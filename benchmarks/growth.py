@@ -9,7 +9,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.figures import Figure, against, peak_bytes
+from benchmarks.figures import CLOCKS, Clock, Figure, against, peak_bytes
 from pipelines.schemas import STRUCTURES
 
 _SLICES = 8
@@ -39,15 +38,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> Iterator[Figure]:
     seconds, peaks, publishing = {}, {}, {}
     for count in chosen.series:
-        total, published, peak = _measured("run", count)
+        total, published, peak = _measured("run", count, chosen.clock)
         seconds[f"{count} series"], peaks[f"{count} series"] = total / count, peak
         publishing[f"{count} series"] = published / count
     first = f"{chosen.series[0]} series"
     yield from against("growth", seconds, "s/series", first, "run, ")
     yield from against("growth", publishing, "s/series", first, "publish, ")
     yield from against("growth", peaks, "byte", first, "run, peak memory, ")
-    idle = _measured("discover", 0)[2]
-    small, large = _measured("discover", chosen.objects // 10), _measured("discover", chosen.objects)
+    idle = _measured("discover", 0, chosen.clock)[2]
+    small, large = (_measured("discover", n, chosen.clock) for n in (chosen.objects // 10, chosen.objects))
     per_object = {
         f"{chosen.objects // 10} objects": small[0] / (chosen.objects // 10),
         f"{chosen.objects} objects": large[0] / chosen.objects,
@@ -56,12 +55,12 @@ def run(chosen: argparse.Namespace) -> Iterator[Figure]:
     yield Figure("growth", f"discover, {chosen.objects} objects", large[0], "s")
     memory = {"0 objects": idle, f"{chosen.objects} objects": large[2]}
     yield from against("growth", memory, "byte", "0 objects", "discover, peak memory, ")
-    yield from _queries(chosen.rows)
+    yield from _queries(chosen.rows, CLOCKS[chosen.clock])
 
 
-def _measured(what: str, count: int) -> tuple[float, float, float]:
+def _measured(what: str, count: int, clock: str) -> tuple[float, float, float]:
     """Seconds, seconds of them in publication, and peak bytes, of a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.growth", what, str(count)]
+    command = [sys.executable, "-m", "benchmarks.growth", what, str(count), clock]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     total, published, peak = map(float, done.stdout.split()[-3:])
     return total, published, peak
@@ -81,7 +80,7 @@ def _write_objects(root: Path, objects: int) -> None:
             (folder / f"{i}.dcm").write_bytes(data.replace(b".10000000", b"." + number))
 
 
-def _alone(what: str, count: int) -> None:
+def _alone(what: str, count: int, clock: Clock) -> None:
     """In a process of its own: do it, then print seconds, seconds of publication and the process's peak in bytes."""
     from pipelines import driver
     from pipelines.cohort.discover import discover
@@ -94,7 +93,7 @@ def _alone(what: str, count: int) -> None:
         root = Path(folder)
         (root / "in").mkdir()
         _write_objects(root / "in", count * (_SLICES if what == "run" else 1))
-        started = time.perf_counter()
+        started = clock()
         if what == "discover":
             if count:
                 found = discover(open_store(str(root / "in"))).manifest
@@ -107,19 +106,19 @@ def _alone(what: str, count: int) -> None:
 
             def publish(*args: object, **named: object) -> object:
                 nonlocal published
-                begun = time.perf_counter()
+                begun = clock()
                 done = original(*args, **named)  # type: ignore[arg-type]
-                published = time.perf_counter() - begun
+                published = clock() - begun
                 return done
 
             driver.publish = publish  # type: ignore[assignment]
             summary = driver.run(stores, config, ThresholdSource(), in_process=True)
             assert summary.series_by_status == {"ok": count}, summary.series_by_status
-        took = time.perf_counter() - started
+        took = clock() - started
     print(took, published, peak_bytes())
 
 
-def _queries(rows: int) -> Iterator[Figure]:
+def _queries(rows: int, clock: Clock) -> Iterator[Figure]:
     """Seconds of questions to a structures table of many rows, written as publication writes it."""
     names, random = [f"structure_{n}" for n in range(60)], np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,14 +128,14 @@ def _queries(rows: int) -> Iterator[Figure]:
                 _table(rows // files, n, names, random), Path(folder) / f"{n:x}.parquet", compression="zstd"
             )
         target = f"read_parquet('{folder}/*.parquet')"
-        started = time.perf_counter()
+        started = clock()
         count = duckdb.sql(f"SELECT count(*) FROM {target}").fetchall()  # noqa: S608
-        yield Figure("growth", f"query, {rows} rows, count", time.perf_counter() - started, "s")
+        yield Figure("growth", f"query, {rows} rows, count", clock() - started, "s")
         assert count == [(rows // files * files,)]
         for name, text in _QUERIES.items():
-            started = time.perf_counter()
+            started = clock()
             duckdb.sql(text.format(t=target)).fetchall()
-            yield Figure("growth", f"query, {rows} rows, {name}", time.perf_counter() - started, "s")
+            yield Figure("growth", f"query, {rows} rows, {name}", clock() - started, "s")
 
 
 def _table(rows: int, file: int, names: list[str], random: np.random.Generator) -> pa.Table:
@@ -156,4 +155,4 @@ def _table(rows: int, file: int, names: list[str], random: np.random.Generator) 
 
 
 if __name__ == "__main__":
-    _alone(sys.argv[1], int(sys.argv[2]))
+    _alone(sys.argv[1], int(sys.argv[2]), CLOCKS[sys.argv[3]])

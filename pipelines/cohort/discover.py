@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from ctsam3d.imaging.dicom import Limits
 from ctsam3d.imaging.dicom_header import Header, read_header
+from ctsam3d.imaging.quiet import quiet
 from ctsam3d.outcome import Reason, Rejected, Status
 from pipelines import identity
 from pipelines.manifest import Manifest, SeriesRef
@@ -58,6 +59,7 @@ class Discovery:
     bytes_read: int
 
 
+@quiet()  # once around all headers: to enter and leave it for each costs a quarter of their parsing
 def discover(
     source: Store,
     limits: Limits | None = None,
