@@ -64,7 +64,6 @@ class Job:
 
     def load(self, row: Row) -> Row:
         """A row of the manifest in, a row with a volume out."""
-
         resources = self.resources
         sandbox = warm(resources.decode_timeout_s) if is_supported() else None
         decoding = Decoding(sandbox, resources.max_attempts, resources.decode_memory_bytes)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import driver
-from pipelines.cli import exit_code_of
 from pipelines.config import RunConfig, parse_config
+from pipelines.ending import exit_code_of
 from tests.faults.troubled import Part, Troubled
 
 
