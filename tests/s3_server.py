@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +80,7 @@ def running_server(folder: Path, bucket: str = "cohort") -> Iterator[S3Server]:
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false"]
     command += ["-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{flag}={port}" for flag, port in ports.items()]
-    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder)}
-    environment |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    process = start(command, folder)
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
     try:
         _wait_until_ready(endpoint, bucket, process, folder / "server.log")
@@ -95,6 +92,14 @@ def running_server(folder: Path, bucket: str = "cohort") -> Iterator[S3Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=10)
+
+
+def start(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """The server's process, in a folder where it also leaves its log."""
+    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder)}
+    environment |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
 
 def _wait_until_ready(endpoint: str, bucket: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -62,6 +62,13 @@ def draw_overlay(
     FigureCanvasAgg(figure).print_png(str(path))
 
 
+def grey_of(hu: NDArray[Any]) -> NDArray[np.float32]:
+    """HU of any shape in a window of soft tissue, 0 to 1."""
+    low, high = _WINDOW_HU
+    grey: NDArray[np.float32] = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1)
+    return grey
+
+
 def _index_within(masks: NDArray[Any], axis: int, fraction: float) -> int:
     """The plane at a fraction of what is labelled, or of the image where nothing is."""
     occupied = np.flatnonzero(masks.any(axis=tuple(i for i in range(3) if i != axis)))
@@ -80,9 +87,7 @@ def _colours(legend: Mapping[str, tuple[int, str]]) -> dict[int, tuple[float, fl
 def _blend(
     hu: NDArray[Any], labels: NDArray[Any], colours: Mapping[int, tuple[float, float, float]]
 ) -> NDArray[np.float32]:
-    low, high = _WINDOW_HU
-    grey = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1)
-    image = np.repeat(grey[..., None], 3, axis=-1)
+    image = np.repeat(grey_of(hu)[..., None], 3, axis=-1)
     for label, colour in colours.items():
         here = labels == label
         image[here] = (1 - _ALPHA) * image[here] + _ALPHA * np.array(colour, dtype=np.float32)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctsam3d.anatomy.overlay import grey_of
 from ctsam3d.evaluation.metrics import union_box
 from ctsam3d.evaluation.score import Method, Score, Scored
 from ctsam3d.imaging.orientation import canonical_geometry, to_canonical
 from ctsam3d.imaging.volume import Volume
 
-_WINDOW_HU = (-160.0, 240.0)
 _MARGIN_MM = 30.0
 _TRUE, _FOUND = "#2fd35b", "#ff4040"
 
@@ -132,8 +132,7 @@ def _planes(volume: Volume, scored: Scored) -> list[_Plane]:
     for axis, name in enumerate(("axial", "coronal", "sagittal")):
         others = tuple(i for i in range(3) if i != axis)
         index = int(wrong.sum(axis=others).argmax())
-        low, high = _WINDOW_HU
-        grey = np.clip((np.take(hu, index, axis).astype(np.float32) - low) / (high - low), 0, 1)
+        grey = grey_of(np.take(hu, index, axis))
         aspect = spacing[others[0]] / spacing[others[1]]
         true, mine = np.take(truth, index, axis).copy(), np.take(found, index, axis).copy()
         planes.append(_Plane(name, grey, true, mine, aspect, upright=axis == 0))

@@ -31,7 +31,7 @@ from ctsam3d.network.mask_decoder import (
     Upsampler,
 )
 from ctsam3d.network.model import Embeddings
-from ctsam3d.network.modulation import LevelMaps, Modulation, Modulator, NormMaps
+from ctsam3d.network.modulation import LevelMaps, Modulator, NormMaps
 from ctsam3d.network.precision import Precision
 
 _SLAB_ROWS = 1024  # voxels upsampled at a time: with their 8 children they stay in the cache of a core
@@ -73,13 +73,7 @@ class FastDecoder:
             raise ValueError(
                 f"clicks for {len(clicks_xyz)} cubes with embeddings of {len(embeddings.stage4)}"
             )
-        return self.apply(
-            embeddings, self.modulator.of(clicks_xyz.to(device), labels.to(device), previous_mask)
-        )
-
-    @torch.inference_mode()
-    def apply(self, embeddings: Embeddings, modulation: Modulation) -> Tensor:
-        """Probabilities (B, 1, 64, 64, 64) for prompts whose modulation is known."""
+        modulation = self.modulator.of(clicks_xyz.to(device), labels.to(device), previous_mask)
         first, second, third, fourth = embeddings
         x = laid_out(fourth, torch.float32)
         for n, skip in enumerate((third, second, first, None)):

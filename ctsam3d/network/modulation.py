@@ -7,7 +7,6 @@ prompt, and none of it sees the image.
    cube. They are computed once per set of weights and kept; likewise those of empty maps.
 2. Elsewhere they differ from a kept result only where the maps do. The block's grid is divided into tiles of 4^3
    voxels; those that a change can reach through two 3^3 convolutions are computed, the others are copied.
-3. The kept result may be an earlier prompt of the same cubes: a second click costs the tiles around it.
 
 All four convolutions of a block that see the same input are one: the shared ones of both norms, and gamma and beta of
 each. In 16 bits the maps go in as two halves, at no cost: three channels fill a multiplier as badly as nine.
@@ -66,20 +65,6 @@ class Modulation:
     levels: tuple[LevelMaps, ...]
     computed: float = 1.0
 
-    def take(self, samples: slice) -> Modulation:
-        """These samples alone; one that stands for any number stays as it is."""
-        if len(self.levels[0].prompts) == 1:
-            return self
-
-        def part(norm: NormMaps) -> NormMaps:
-            return NormMaps(norm.scale[samples], norm.shift[samples])
-
-        levels = (
-            LevelMaps(level.prompts[samples], (part(level.norms[0]), part(level.norms[1])))
-            for level in self.levels
-        )
-        return Modulation(tuple(levels), self.computed)
-
 
 class Modulator:
     """The prompt half of a decoder's blocks, with the weights of one checkpoint, on their device.
@@ -114,23 +99,16 @@ class Modulator:
             self._kept["centred"] = self._whole(prompts)
         return self._kept["centred"]
 
-    def of(
-        self,
-        clicks_xyz: Tensor,
-        labels: Tensor,
-        previous_mask: Tensor | None = None,
-        earlier: Modulation | None = None,
-    ) -> Modulation:
+    def of(self, clicks_xyz: Tensor, labels: Tensor, previous_mask: Tensor | None = None) -> Modulation:
         """Of any prompts.
 
         Args:
             clicks_xyz: (B, N, 3), as for `CtSam3d.decode`.
             labels: (B, N).
             previous_mask: (B, 1, 64, 64, 64) probabilities.
-            earlier: of the same samples with other prompts, of which most still holds.
 
         Raises:
-            ValueError: as `CtSam3d.decode`, or the earlier prompts are of another number of samples.
+            ValueError: as `CtSam3d.decode`.
         """
         if previous_mask is None and all(is_centred(clicks_xyz, labels)):
             return self.centred()
@@ -142,12 +120,9 @@ class Modulator:
             raise ValueError(
                 f"expected a previous mask of each of {samples} samples, found {tuple(previous_mask.shape)}"
             )
-        if earlier is not None and len(earlier.levels[0].prompts) not in (1, samples):
-            raise ValueError(f"expected earlier prompts of {samples} samples, found others")
         prompts = torch.cat([previous_mask.to(clicks), clicks], 1)
-        base = self.empty() if earlier is None else earlier
         levels, shares = [], []
-        for level, known in zip(self._levels, base.levels, strict=True):
+        for level, known in zip(self._levels, self.empty().levels, strict=True):
             resized = _resized(prompts, level.side)
             maps, share = level.changed(resized, known) if level.tiled else (level.whole(resized), None)
             levels.append(maps)
@@ -191,7 +166,7 @@ class _Level:
         return LevelMaps(prompts, self._norms([self._affine(hidden, n, padding=1) for n in (0, 1)]))
 
     def changed(self, prompts: Tensor, base: LevelMaps) -> tuple[LevelMaps, float]:
-        """What differs from the base, a level of B samples or of one for all; and the share that was computed."""
+        """What differs from the base, a level of one sample for all; and the share that was computed."""
         side, tile = self.side, _TILE
         tiles = side // tile
         differs = ((prompts - base.prompts).abs().amax(1, keepdim=True) > _NO_CHANGE[self.dtype]).float()
@@ -253,8 +228,6 @@ def _resized(prompts: Tensor, side: int) -> Tensor:
 def _spread(norm: NormMaps, batch: int) -> Tensor:
     """A copy of scale and shift (B, 2C, s, s, s) to write into."""
     both = torch.cat([norm.scale, norm.shift], 1)
-    if len(both) == batch:
-        return both
     return both.expand(batch, -1, -1, -1, -1).contiguous(memory_format=torch.channels_last_3d)
 
 

@@ -74,13 +74,10 @@ class Localizer:
         Windows are laid several times, each time elsewhere, and the answers averaged: what a window holds decides over
         its norms, and which voxels are folded together over its borders.
         """
-        mean: NDArray[np.float16] | None = None
+        mean = np.zeros((len(self.structures) + 1, *hu.shape), dtype=np.float16)
         for z, y, x in _OFFSETS:
             shifted = F.pad(hu, (x, 0, y, 0, z, 0), value=float(AIR_HU))
-            part = self._answered(shifted)[:, z:, y:, x:]
-            part /= len(_OFFSETS)
-            mean = part if mean is None else mean + part
-        assert mean is not None
+            mean += self._answered(shifted)[:, z:, y:, x:] / len(_OFFSETS)
         return mean
 
     @torch.inference_mode()

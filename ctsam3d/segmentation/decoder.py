@@ -63,8 +63,8 @@ class Question:
         """(x, y, z) voxels of the cube and label of each click that lies in it."""
         found = []
         for click in self.clicks:
-            z, y, x = (c - o for c, o in zip(click.zyx, self.patch.origin_zyx, strict=True))
-            if all(0 <= i < CUBE_VOXELS for i in (z, y, x)):
+            if self.patch.holds(click.zyx):
+                z, y, x = (c - o for c, o in zip(click.zyx, self.patch.origin_zyx, strict=True))
                 kind = click_maps.POSITIVE if click.positive else click_maps.NEGATIVE
                 found.append(((float(x), float(y), float(z)), kind))
         return found

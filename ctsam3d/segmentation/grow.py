@@ -72,8 +72,11 @@ class Grown:
     centres: tuple[Patch, ...]
 
 
-Answer = Callable[[Patch, tuple[VoxelClick, ...], NDArray[np.float32]], NDArray[np.float32]]
-"""(cube, clicks, what is known of the cube by now, 0 where nothing is) -> probabilities, all cubes (64, 64, 64)."""
+Known = Callable[[], NDArray[np.float32]]
+"""-> what is known of a cube by now, its merged probability, 0 where nothing is: (64, 64, 64)."""
+
+Answer = Callable[[Patch, tuple[VoxelClick, ...], Known], NDArray[np.float32]]
+"""(cube, clicks, what is known of it, for those who ask) -> probabilities (64, 64, 64)."""
 
 Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
 """(segmented cube, its probabilities, neighbouring cube) -> heat map (64, 64, 64) in the neighbour's frame."""
@@ -205,7 +208,7 @@ class _Growing:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""
         patch = patch_around(self.name, centre)
         clicks = (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre))
-        probability = self.answer(patch, clicks, self._known(patch))
+        probability = self.answer(patch, clicks, lambda: self._known(patch))
         self.cubes += 1
         if not trusted and self._agreement(patch, probability) < self.settings.least_agreement:
             self.dropped += 1

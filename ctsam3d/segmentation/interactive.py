@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
-from ctsam3d.segmentation.grow import Grown, Growth, grow
+from ctsam3d.segmentation.grow import Grown, Growth, Known, grow
 from ctsam3d.segmentation.patches import Patch
 
 
@@ -62,11 +61,8 @@ class ClickedStructure:
             most_voxels: of the mask, beyond which it has leaked for certain.
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
-        self.cross_patch, self.carry, self.most_voxels = (
-            cross_patch and growth.cross_patch,
-            carry,
-            most_voxels,
-        )
+        self.cross_patch = cross_patch and growth.cross_patch
+        self.carry, self.most_voxels = carry, most_voxels
         self.clicks: tuple[VoxelClick, ...] = ()
         self.decoded = 0
         self._answered: dict[Patch, _Answered] = {}
@@ -87,19 +83,13 @@ class ClickedStructure:
         self._centres = grown.centres
         return grown
 
-    def _answer(
-        self, patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        inside = tuple(
-            c
-            for c in clicks
-            if all(0 <= i - o < CUBE_VOXELS for i, o in zip(c.zyx, patch.origin_zyx, strict=True))
-        )
+    def _answer(self, patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
+        inside = tuple(click for click in clicks if patch.holds(click.zyx))
         last = self._answered.get(patch)
         if last is None or last.clicks != inside:
             previous = None if last is None else last.probability.astype(np.float32)
-            if previous is None and self.carry and known.any():
-                previous = known
+            if previous is None and self.carry and (found_beside := known()).any():
+                previous = found_beside
             elif previous is None and len(inside) > 1:
                 # as in training: one click first, then corrections of its answer
                 previous = self._ask(Question(patch, inside[:1]))

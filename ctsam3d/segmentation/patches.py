@@ -31,6 +31,10 @@ class Patch:
         z, y, x = (o + CUBE_VOXELS // 2 for o in self.origin_zyx)
         return z, y, x
 
+    def holds(self, zyx: tuple[int, int, int]) -> bool:
+        """Whether a model voxel lies in the cube."""
+        return all(0 <= i - o < CUBE_VOXELS for i, o in zip(zyx, self.origin_zyx, strict=True))
+
     def overlap(self, shape: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """Where cube and volume of this shape coincide: slices of the volume, slices of the cube."""
         low = [max(0, o) for o in self.origin_zyx]

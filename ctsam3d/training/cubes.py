@@ -32,10 +32,7 @@ _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=6, flip_probability=0.5)
 _REACH_MM = np.full(3, CUBE_VOXELS * SPACING_MM / 2 * 1.9 + 10)
 OBJECT = "object_"  # what the names of things without a name begin with
-_NEAREST, _FARTHEST = (
-    20,
-    30,
-)  # voxels between the centres of a cube and one beside it, along an axis on which they differ
+_NEAREST, _FARTHEST = 20, 30  # of a cube beside one: see `offset_of_neighbour`
 _COARSE_FACTOR = 4  # the localizer's voxels are 6 mm
 
 
@@ -193,15 +190,21 @@ def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthe
     return _Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
 
 
+def offset_of_neighbour(rng: np.random.Generator, nearest: int, farthest: int) -> NDArray[np.int64]:
+    """Voxels (z, y, x) from a cube's centre to that of one beside it; between these bounds on an axis, or 0."""
+    offset = np.zeros(3, dtype=np.int64)
+    while not offset.any():
+        offset = rng.integers(-1, 2, 3) * rng.integers(nearest, farthest + 1, 3)
+    return offset
+
+
 def carry(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
     """What cubes beside this one may have found of a structure (z, y, x): about the truth where they reach, else 0."""
     probability = np.where(truth, rng.uniform(0.7, 1.0), rng.uniform(0.0, 0.2)).astype(np.float32)
     probability += 0.15 * smooth_noise(rng, truth.shape, 4)
     reached = np.zeros(truth.shape, dtype=bool)
     for _ in range(int(rng.integers(1, 3))):
-        offset = np.zeros(3, dtype=np.int64)
-        while not offset.any():
-            offset = rng.integers(-1, 2, 3) * rng.integers(_NEAREST, _FARTHEST + 1, 3)
+        offset = offset_of_neighbour(rng, _NEAREST, _FARTHEST)
         reached[tuple(slice(max(0, o), CUBE_VOXELS + min(0, o)) for o in (int(o) for o in offset))] = True
     return np.where(reached, np.clip(probability, 0, 1), np.float32(0))
 

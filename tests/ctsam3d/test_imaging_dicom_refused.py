@@ -14,42 +14,7 @@ from pydicom.encaps import encapsulate
 from ctsam3d.imaging.dicom import read_series
 from ctsam3d.outcome import Reason, Rejected
 from tests.builders import ct_series, phantom_hu
-
-Objects = list[tuple[str, bytes]]
-
-
-def reason_of(objects: Objects) -> Reason:
-    with pytest.raises(Rejected) as caught:
-        read_series(objects)
-    return caught.value.reason
-
-
-def setting(keyword: str, value: Any, only: int | None = None) -> Callable[[Dataset, int], None]:
-    def edit(ds: Dataset, i: int) -> None:
-        if only is None or i == only:
-            setattr(ds, keyword, value)
-
-    return edit
-
-
-def without(*keywords: str) -> Callable[[Dataset, int], None]:
-    def edit(ds: Dataset, i: int) -> None:
-        for keyword in keywords:
-            del ds[keyword]
-
-    return edit
-
-
-def raw(tag: int, vr: str, value: bytes) -> Callable[[bytes], bytes]:
-    """Put other bytes, padded to the length that is there, in place of an explicit element's value."""
-
-    def patch(data: bytes) -> bytes:
-        head = tag.to_bytes(4, "little")[2:] + tag.to_bytes(4, "little")[:2] + vr.encode()
-        at = data.index(head)
-        length = int.from_bytes(data[at + 6 : at + 8], "little")
-        return data[: at + 8] + value.ljust(length)[:length] + data[at + 8 + length :]
-
-    return patch
+from tests.faults.outcome import Objects, raw_value, reason_of, setting, without
 
 
 def test_empty_objects() -> None:
@@ -144,13 +109,13 @@ def test_header_faults(edit: Callable[[Dataset, int], None], reason: Reason) -> 
 
 @pytest.mark.parametrize("value", [b"nan\\1", b"inf\\1", b"1e999\\1", b"what\\1", b"0.7"])
 def test_pixel_spacing_that_is_no_number(value: bytes) -> None:
-    patch = raw(0x00280030, "DS", value)
+    patch = raw_value(0x00280030, "DS", value)
     assert reason_of([(name, patch(data)) for name, data in ct_series()]) is Reason.GEOMETRY_INVALID
 
 
 @pytest.mark.parametrize("value", [b"nan", b"inf", b"x"])
 def test_rescale_slope_that_is_no_number(value: bytes) -> None:
-    patch = raw(0x00281053, "DS", value)
+    patch = raw_value(0x00281053, "DS", value)
     assert reason_of([(name, patch(data)) for name, data in ct_series()]) is Reason.RESCALE_INVALID
 
 
@@ -160,7 +125,7 @@ BAD_UIDS = ["../../../tmp/pwn", "1.2.3\0.4", "1" * 65, "ünïcode", "1.2/3"]
 @pytest.mark.filterwarnings("ignore:The value length:UserWarning")  # the builder writes it
 @pytest.mark.parametrize("uid", BAD_UIDS, ids=["path", "null", "long", "letters", "slash"])
 def test_uids_of_anything_but_digits_and_dots(uid: str) -> None:
-    patch = raw(0x0020000E, "UI", uid.encode("latin-1"))
+    patch = raw_value(0x0020000E, "UI", uid.encode("latin-1"))
     long = "1." + "2" * 66
     objects = ct_series(series_uid=long) if len(uid) > 64 else ct_series()
     assert reason_of([(name, patch(data)) for name, data in objects]) is Reason.MALFORMED

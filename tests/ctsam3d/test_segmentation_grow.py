@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.decoder import VoxelClick
-from ctsam3d.segmentation.grow import Answer, Grown, Growth, fewest_cubes, grow
+from ctsam3d.segmentation.grow import Answer, Grown, Growth, Known, fewest_cubes, grow
 from ctsam3d.segmentation.patches import Patch
 
 SHAPE = (200, 190, 180)
@@ -38,9 +38,7 @@ def two_lobes() -> NDArray[np.bool_]:
 def knowing(truth: NDArray[np.bool_], seen: NDArray[np.int64] | None = None) -> Answer:
     """A network that is always right."""
 
-    def answer(
-        patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
         assert clicks[0].zyx == patch.click_zyx and truth[clicks[0].zyx]
         cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
         of_volume, of_cube = patch.overlap(truth.shape)
@@ -94,9 +92,7 @@ def test_a_leak_is_dropped_where_cubes_disagree() -> None:
     """Past z = 120 the network takes everything for the structure unless it is clicked on within it."""
     truth = ball() & (Z < 100)
 
-    def answer(
-        patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
         cube = knowing(truth)(patch, clicks, known)
         z = np.arange(CUBE_VOXELS) + patch.origin_zyx[0]
         if patch.click_zyx[0] > 90:  # near the border the answer is the complement of the truth
@@ -110,9 +106,7 @@ def test_a_leak_is_dropped_where_cubes_disagree() -> None:
 
 
 def test_growth_is_bounded() -> None:
-    def everything(
-        patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def everything(patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
         return np.ones((CUBE_VOXELS,) * 3, dtype=np.float32)
 
     click = [VoxelClick((100, 95, 90))]
@@ -152,10 +146,8 @@ def test_cross_patch_prompting_says_where_to_click_and_where_the_structure_ends(
 def test_a_cube_is_told_what_those_before_it_found() -> None:
     truth, told = ball(), []
 
-    def answer(
-        patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        told.append((patch, known))
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
+        told.append((patch, known()))
         return knowing(truth)(patch, clicks, known)
 
     grow("liver", SHAPE, [VoxelClick((100, 95, 90))], answer, None, Growth())

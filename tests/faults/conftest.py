@@ -27,6 +27,12 @@ def aws_store(aws_environment: S3Server) -> Store:
 
 
 @pytest.fixture
+def source(tmp_path: Path) -> Store:
+    """An empty folder for studies."""
+    return open_store(str(tmp_path / "source"), create=True)
+
+
+@pytest.fixture
 def nothing_told(
     caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[None]:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from ctsam3d.imaging.dicom import DicomSeries, Limits, read_series
 from ctsam3d.outcome import Reason, Rejected
+from pipelines.store import Store
 from tests.builders import CANARIES, NESTED_CANARIES
 
 Objects = list[tuple[str, bytes]]
@@ -98,6 +99,22 @@ def renamed(root: str = "1.2.3") -> Edit:
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{root}.{i + 1}"
 
     return edit
+
+
+def together(*edits: Edit) -> Edit:
+    """Several edits, one after the other."""
+
+    def edit(ds: Dataset, i: int) -> None:
+        for one in edits:
+            one(ds, i)
+
+    return edit
+
+
+def put(store: Store, objects: Objects, folder: str = "s") -> None:
+    """Objects into a folder of a store."""
+    for name, data in objects:
+        store.put(f"{folder}/{name}", data)
 
 
 def raw_value(tag: int, vr: str, value: bytes) -> Callable[[bytes], bytes]:

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from tests.faults.run_troubled import Asked
 from tests.faults.sinks import CANARIES, holding, laid_open
 from tests.faults.troubled import Part
 from tests.pipelines.fault_proxy import Fault, Plan, fault_proxy
-from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, running_server
+from tests.s3_server import S3Server, running_server, start
 
 FAULTY_OF_A_HUNDRED = 5
 KILL_A_REPLICA_EVERY_S = 60.0
@@ -111,6 +110,9 @@ class Soak:
         self.notes.mkdir()
         self.figures = Figures()
         self.process = server.process
+        self._killed_s = (
+            time.monotonic()
+        )  # over all runs: one alone may be shorter than the time between two kills
         self.cohort = write(open_store(f"{self.address}/source", server.endpoint_url), count)
 
     def run(self) -> None:
@@ -145,7 +147,7 @@ class Soak:
 
     def _break_things(self, started: Started) -> None:
         """Look on, and break what is due, until the run ends."""
-        killed_s = burst_s = time.monotonic()
+        burst_s = time.monotonic()
         while started.process.poll() is None:
             time.sleep(2.0)
             started.children |= descendants(started.process.pid)
@@ -155,8 +157,8 @@ class Soak:
                 burst_s = now_s
                 self.plan.method = "GET" if self.plan.method == "PUT" else "PUT"
                 self.plan.faults[:] = [Fault.BUSY] * BURST_REQUESTS
-            if now_s - killed_s > KILL_A_REPLICA_EVERY_S:
-                killed_s = now_s
+            if now_s - self._killed_s > KILL_A_REPLICA_EVERY_S:
+                self._killed_s = now_s
                 self.figures.replica_kills += _kill_replica(started.process.pid)
             if self.figures.server_kills == 0 and records > SERVER_KILL_AT * self.count:
                 self._restart_server()
@@ -176,12 +178,7 @@ class Soak:
         self.process.wait()
         self.figures.server_kills += 1
         time.sleep(3.0)
-        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)} | keys
-        with (self.folder / "server-again.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                self.server.process.args, cwd=self.folder / "server", env=environment, stdout=log, stderr=log
-            )
+        self.process = start(self.server.process.args, self.folder / "server")  # type: ignore[arg-type]
 
     def _measure(self, started: Started, records: int) -> None:
         replicas = [_resident_mib(pid) for pid in _replicas(started.process.pid)]

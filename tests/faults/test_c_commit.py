@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -64,6 +65,19 @@ def dying(output: MortalStore, operation: int) -> MortalStore:
     return copy.living(operation)
 
 
+def completed_after_each_death(
+    source: MortalStore, output: MortalStore, operations: int, **options: bool
+) -> Iterator[MortalStore]:
+    """For each operation, what the next run leaves where one with these options died of it."""
+    for operation in range(1, operations + 1):
+        dead = dying(output, operation)
+        with pytest.raises(Crash):
+            run(Stores(source, dead), **options)
+        summary = run(Stores(source, dead.living()), **options)
+        assert summary.series_by_status == statuses(dead.living()) == {"ok": 2}
+        yield dead
+
+
 def test_C14_a_repair_that_dies_at_any_operation_is_completed_by_the_next() -> None:
     source, output = source_of(0, 1), MortalStore("output")
     run(Stores(source, output))
@@ -73,12 +87,7 @@ def test_C14_a_repair_that_dies_at_any_operation_is_completed_by_the_next() -> N
         output.put(key, output.get(key)[:-20])
     counted = dying(output, 10**9)
     assert run(Stores(source, counted), replace_damaged=True).computed == 1
-    for operation in range(1, counted.life.done + 1):
-        dead = dying(output, operation)
-        with pytest.raises(Crash):
-            run(Stores(source, dead), replace_damaged=True)
-        summary = run(Stores(source, dead.living()), replace_damaged=True)
-        assert summary.series_by_status == statuses(dead.living()) == {"ok": 2}
+    for dead in completed_after_each_death(source, output, counted.life.done, replace_damaged=True):
         assert output.get(record) in dead.objects("quarantine").values()
 
 
@@ -88,12 +97,7 @@ def test_C14_another_try_that_dies_at_any_operation_is_completed_by_the_next() -
     assert run(Stores(source, output), failing).series_by_status == {"failed": 1, "ok": 1}
     counted = dying(output, 10**9)
     assert run(Stores(source, counted), retry_failed=True).series_by_status == {"ok": 2}
-    for operation in range(1, counted.life.done + 1):
-        dead = dying(output, operation)
-        with pytest.raises(Crash):
-            run(Stores(source, dead), retry_failed=True)
-        summary = run(Stores(source, dead.living()), retry_failed=True)
-        assert summary.series_by_status == statuses(dead.living()) == {"ok": 2}
+    assert list(completed_after_each_death(source, output, counted.life.done, retry_failed=True))
 
 
 class Runs(RuleBasedStateMachine):

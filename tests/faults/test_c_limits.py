@@ -217,7 +217,7 @@ def test_C20_the_same_study_gives_the_same_bits_whatever_came_before_it() -> Non
 
 
 def test_C22_nobody_elses_ray_is_joined_or_stopped() -> None:
-    """Ray is started in two ways: as a cluster of one's own or at an address given. `ray stop` would end everyone's."""
+    """Ray is started in two ways: as a cluster of one's own or at an address given. Its stop command ends all."""
     starts = [(file.name, ast.unparse(call)) for file, name, call in calls() if name == "ray.init"]
     assert starts == [("cluster.py", "ray.init(address=address, **options)")]
     for file in (ROOT / "tests").rglob("*.py"):

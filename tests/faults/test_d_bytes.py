@@ -23,12 +23,13 @@ from pipelines.cohort.discover import discover
 from pipelines.cohort.load import load
 from pipelines.cohort.work import Work
 from pipelines.sandbox import Sandbox, memory_for
-from pipelines.store import Store, open_store
+from pipelines.store import Store
 from tests.builders import ct_series
 from tests.faults.outcome import (
     Objects,
     corpus,
     patched,
+    put,
     read,
     reason_of,
     refused,
@@ -47,11 +48,6 @@ PIXELS = b"\xe0\x7f\x10\x00"  # the tag of PixelData
 ROWS = b"\x28\x00\x10\x00US"
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "source"), create=True)
-
-
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     box = Sandbox(60.0)
@@ -64,11 +60,6 @@ def found_in(source: Store) -> dict[str | None, int]:
     refs = list(discover(source).manifest)
     told_nothing(*refs)
     return {ref.reason: len(ref.objects) for ref in refs}
-
-
-def put(source: Store, objects: Objects, folder: str = "s") -> None:
-    for name, data in objects:
-        source.put(f"{folder}/{name}", data)
 
 
 def loaded(source: Store) -> list[Work]:

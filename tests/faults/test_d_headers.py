@@ -22,18 +22,20 @@ from ctsam3d.imaging.dicom_header import read_header
 from ctsam3d.outcome import Reason, Rejected, Status
 from pipelines import identity
 from pipelines.cohort.discover import discover
-from pipelines.store import Store, open_store
+from pipelines.store import Store
 from tests.builders import ct_series, phantom_hu
 from tests.faults.outcome import (
     Edit,
     Objects,
     corpus,
     patched,
+    put,
     read,
     reason_of,
     refused,
     renamed,
     setting,
+    together,
     told_nothing,
 )
 
@@ -44,24 +46,6 @@ MR, SECONDARY = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 CORPUS = sorted(
     file.name for file in Path(pydicom.__file__).parent.joinpath("data", "test_files").glob("*.dcm")
 )
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "source"), create=True)
-
-
-def put(source: Store, objects: Objects, folder: str = "s") -> None:
-    for name, data in objects:
-        source.put(f"{folder}/{name}", data)
-
-
-def together(*edits: Edit) -> Edit:
-    def edit(ds: Dataset, i: int) -> None:
-        for one in edits:
-            one(ds, i)
-
-    return edit
 
 
 @pytest.mark.parametrize("modality", ["MR", "PT", "CR", "RTDOSE", ""])

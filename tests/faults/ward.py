@@ -16,6 +16,7 @@ from pydicom.uid import MRImageStorage
 from ctsam3d.imaging.dicom_parse import HEADER_TAGS
 from pipelines.store import Store
 from tests.faults.cohort import series, write_series
+from tests.faults.outcome import Objects, setting, together, without
 from tests.faults.troubled import Part
 
 # Trouble for the process that segments: numbers of series.
@@ -59,22 +60,6 @@ def canaries_everywhere(ds: Dataset, i: int) -> None:
     ds.add_new(0x00081140, "SQ", [nested])
 
 
-def _set(**values: Any) -> Callable[[Dataset, int], None]:
-    def edit(ds: Dataset, i: int) -> None:
-        for keyword, value in values.items():
-            setattr(ds, keyword, value)
-
-    return edit
-
-
-def _without(*keywords: str) -> Callable[[Dataset, int], None]:
-    def edit(ds: Dataset, i: int) -> None:
-        for keyword in keywords:
-            del ds[keyword]
-
-    return edit
-
-
 def _bad_uid(ds: Dataset, i: int) -> None:
     ds.SeriesInstanceUID = f"../{MARK}.1.2"
 
@@ -82,20 +67,29 @@ def _bad_uid(ds: Dataset, i: int) -> None:
 # What an edit of the headers makes of a sound series, for cohorts that need it by the number.
 REFUSED_BY_EDIT: dict[str, tuple[str, dict[str, Any]]] = {
     "gap": ("SLICES_MISSING", {"drop": (2,)}),
-    "other": ("NOT_CT", {"edit": _set(Modality="MR", SOPClassUID=MRImageStorage)}),
-    "huge": ("TOO_LARGE", {"edit": _set(Rows=65535, Columns=65535)}),
-    "scaleless": ("RESCALE_MISSING", {"edit": _without("RescaleSlope", "RescaleIntercept")}),
+    "other": (
+        "NOT_CT",
+        {"edit": together(setting("Modality", "MR"), setting("SOPClassUID", MRImageStorage))},
+    ),
+    "huge": ("TOO_LARGE", {"edit": together(setting("Rows", 65535), setting("Columns", 65535))}),
+    "scaleless": ("RESCALE_MISSING", {"edit": without("RescaleSlope", "RescaleIntercept")}),
     "few": ("TOO_FEW_SLICES", {"drop": (0, 1, 2)}),
 }
 
+
+def _edited(name: str, number: int) -> tuple[str, Callable[[], Objects]]:
+    reason, knobs = REFUSED_BY_EDIT[name]
+    return reason, lambda: series(number, **knobs)
+
+
 # What is refused: name of a folder -> its reason, and its objects.
 REFUSED = {
-    "gap": ("SLICES_MISSING", lambda: series(20, drop=(2,))),
+    "gap": _edited("gap", 20),
     "cut-pixels": ("PIXEL_DATA_TRUNCATED", lambda: _cut(21, -100)),
     "cut-header": ("HEADER_TRUNCATED", lambda: _cut(22, 420)),
-    "other": ("NOT_CT", lambda: series(25, edit=_set(Modality="MR", SOPClassUID=MRImageStorage))),
+    "other": _edited("other", 25),
     "bad-uid": ("MALFORMED", lambda: series(26, edit=_bad_uid)),
-    "huge": ("TOO_LARGE", lambda: series(27, edit=_set(Rows=65535, Columns=65535))),
+    "huge": _edited("huge", 27),
     "codec": ("PIXEL_DECODE", lambda: _garbled(28)),
 }
 EVERYWHERE = 24
@@ -114,7 +108,8 @@ def quietly(make: Callable[[], T]) -> T:
 
 def _fill(store: Store) -> None:
     for number in sorted({FINE, *PARTS, *ONCE}):
-        write_series(store, number, edit=_set(PatientID=f"{MARK}{number}", StudyDate="20240105"))
+        who, when = setting("PatientID", f"{MARK}{number}"), setting("StudyDate", "20240105")
+        write_series(store, number, edit=together(who, when))
     write_series(store, EVERYWHERE, edit=canaries_everywhere)
     for folder, (_, objects) in REFUSED.items():
         for name, data in objects():
@@ -126,11 +121,11 @@ def _fill(store: Store) -> None:
     store.put("archive.zip", packed.getvalue())
 
 
-def _cut(number: int, at: int) -> list[tuple[str, bytes]]:
+def _cut(number: int, at: int) -> Objects:
     return [(name, data[:at]) for name, data in series(number)]
 
 
-def _garbled(number: int) -> list[tuple[str, bytes]]:
+def _garbled(number: int) -> Objects:
     random = np.random.default_rng(number)
     objects = series(number, syntax="jpeg_ls")
     return [(name, data[:-70] + random.bytes(60) + data[-10:]) for name, data in objects]

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
 from tests.builders import CANARIES, ct_series, phantom_hu
-from tests.faults.outcome import Edit, Objects, renamed, setting
+from tests.faults.outcome import Objects, renamed, setting, together, without
 
 CORPUS = Path(pydicom.__file__).parent / "data" / "test_files"
 # What pydicom's corpus holds of CT, by where it lies; every other series in it is of another modality.
@@ -118,8 +118,8 @@ def _add_sound(mixed: Mixed) -> None:
     mixed.add("ct/lossless JPEG", None, ct_series(seed=5, syntax="jpeg_lossless", **THREE_MM))
     twice = [*ct_series(seed=6, **THREE_MM), *((f"copy-{n}", d) for n, d in ct_series(seed=6, **THREE_MM))]
     mixed.add("ct/sent twice", None, twice)
-    capture = ct_series(seed=7, n=1, edit=_all(renamed("1.2.71"), setting("SOPClassUID", CAPTURE)))
-    report = ct_series(seed=7, n=1, edit=_all(renamed("1.2.72"), _in_colour))
+    capture = ct_series(seed=7, n=1, edit=together(renamed("1.2.71"), setting("SOPClassUID", CAPTURE)))
+    report = ct_series(seed=7, n=1, edit=together(renamed("1.2.72"), _in_colour))
     extras = [(f"{i}-{name}", data) for i, (name, data) in enumerate([*capture, *report])]
     mixed.add("ct/with captures", None, [*ct_series(seed=7, **THREE_MM), *extras])
 
@@ -138,9 +138,9 @@ def _add_faulty(mixed: Mixed) -> None:
     mixed.add(
         "bad/captures", "NO_AXIAL_IMAGES", ct_series(seed=17, n=3, edit=setting("SOPClassUID", CAPTURE))
     )
-    blank = ct_series(seed=18, edit=_without_pixels, **THREE_MM)
+    blank = ct_series(seed=18, edit=without("PixelData"), **THREE_MM)
     mixed.add("bad/no pixels", "NO_PIXEL_DATA", blank)
-    unscaled = ct_series(seed=19, edit=_without_rescaling, **THREE_MM)
+    unscaled = ct_series(seed=19, edit=without("RescaleSlope", "RescaleIntercept"), **THREE_MM)
     mixed.add("bad/no rescaling", "RESCALE_MISSING", unscaled)
     late = ct_series(seed=20, image_hu=phantom_hu((16, 40, 48), 21), edit=renamed("1.2.73"), **THREE_MM)
     phases = [*ct_series(seed=20, **THREE_MM), *((f"late-{name}", data) for name, data in late)]
@@ -149,7 +149,7 @@ def _add_faulty(mixed: Mixed) -> None:
 
 def _add_other_modalities(mixed: Mixed) -> None:
     for number, (modality, sop_class) in enumerate((("PT", PET_IMAGE), ("MR", MR_IMAGE)), 31):
-        edit = _all(setting("Modality", modality), setting("SOPClassUID", sop_class))
+        edit = together(setting("Modality", modality), setting("SOPClassUID", sop_class))
         mixed.add(f"other/{modality}", "NOT_CT", ct_series(seed=number, edit=edit, **THREE_MM))
 
     def contours(ds: Dataset, i: int) -> None:
@@ -198,14 +198,6 @@ def _add_corpus(mixed: Mixed) -> None:
     mixed.nameless.update(entry.split()[0] for entry in unreadable)
 
 
-def _all(*edits: Edit) -> Edit:
-    def edit(ds: Dataset, i: int) -> None:
-        for one in edits:
-            one(ds, i)
-
-    return edit
-
-
 def _in_colour(ds: Dataset, i: int) -> None:
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 3, "RGB"
     ds.PixelData = ds.PixelData * 3
@@ -213,14 +205,6 @@ def _in_colour(ds: Dataset, i: int) -> None:
 
 def _scout(ds: Dataset, i: int) -> None:
     ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-
-
-def _without_pixels(ds: Dataset, i: int) -> None:
-    del ds.PixelData
-
-
-def _without_rescaling(ds: Dataset, i: int) -> None:
-    del ds.RescaleSlope, ds.RescaleIntercept
 
 
 def _cut(objects: Objects, share: float) -> Objects:

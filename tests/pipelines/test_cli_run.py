@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from ctsam3d.network import build, checkpoint
 from tests.phantom import write_phantom
 from tests.pipelines.test_cli import ctsam3d
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of the smallest size, as a checkpoint of ours."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    checkpoint.save(file, build("nano"), {"note": "untrained"})
-    return file
 
 
 def test_mistakes_of_a_run_are_named_before_a_cluster_is_started(tmp_path: Path, weights: Path) -> None:

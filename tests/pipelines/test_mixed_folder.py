@@ -7,23 +7,12 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
-import torch
 
-from ctsam3d.network import build, checkpoint
 from tests.faults.outcome import shared_data, told_nothing
 from tests.pipelines.mixed_folder import Mixed, mixed_folder, real_folder
 from tests.pipelines.test_cli import ctsam3d
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of the smallest size: what is read, not what is found, is the point."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    checkpoint.save(file, build("nano"), {"note": "untrained"})
-    return file
 
 
 def check(mixed: Mixed, output: Path, weights: Path) -> None:
