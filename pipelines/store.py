@@ -1,7 +1,7 @@
 """Objects in a folder or s3://bucket/prefix: an address in, a Store to get, put, put-if-absent and list out.
 
 Only this module writes objects. A key is relative to the store's address, with `/` between segments.
-Every retry is finite and quick; errors are those of `pipelines.store_errors`.
+Every retry is finite; errors are those of `pipelines.store_errors`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from pipelines.store_address import (
+    Backends,
     check_key,
     endpoint_of_environment,
     is_s3,
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _LIST_PAGE = 1000
-_CREATE_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 3.0)
+_CREATE_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,10 @@ class Store:
 
     uri: str
     endpoint_url: str | None = None
-    _backend: Any = field(init=False, repr=False, compare=False)
-    _creator: Any = field(init=False, repr=False, compare=False)  # never repeats a request by itself
+    _backends: Backends = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        backend, creator = open_backends(self.uri, self.endpoint_url)
-        object.__setattr__(self, "_backend", backend)
-        object.__setattr__(self, "_creator", creator)
+        object.__setattr__(self, "_backends", open_backends(self.uri, self.endpoint_url))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.uri, self.endpoint_url)
@@ -94,7 +92,7 @@ class Store:
         """The whole object. Raises NotFound, or Changed when `if_match` is given and its ETag is another."""
         options: Any = {"if_match": if_match} if if_match else None
         try:
-            return obstore.get(self._backend, check_key(key), options=options).bytes().to_bytes()
+            return obstore.get(self._backends.patient, check_key(key), options=options).bytes().to_bytes()
         except FAULTS as fault:
             raise translate(fault, self.address(key)) from None
 
@@ -103,7 +101,9 @@ class Store:
         if start < 0 or length <= 0:
             raise ValueError(f"expected start >= 0 and length > 0, found {start} and {length}")
         try:
-            return obstore.get_range(self._backend, check_key(key), start=start, length=length).to_bytes()
+            return obstore.get_range(
+                self._backends.patient, check_key(key), start=start, length=length
+            ).to_bytes()
         except FAULTS as fault:
             if "StartTooLarge" in str(fault) or "status code: 416" in str(fault):
                 return b""
@@ -112,7 +112,7 @@ class Store:
     def put(self, key: str, data: bytes) -> None:
         """Write or replace the object: a reader sees the former bytes or the new, never a part."""
         try:
-            obstore.put(self._backend, check_key(key), data)
+            obstore.put(self._backends.patient, check_key(key), data)
         except FAULTS as fault:
             raise translate(fault, self.address(key)) from None
 
@@ -126,7 +126,7 @@ class Store:
         for pause_s in _CREATE_PAUSES_S:
             time.sleep(pause_s)
             try:
-                obstore.put(self._creator, check_key(key), data, mode="create", use_multipart=False)
+                obstore.put(self._backends.single, check_key(key), data, mode="create", use_multipart=False)
                 return True
             except AlreadyExistsError as fault:
                 if "status code: 409" not in str(fault):  # 409: two writes met, and neither need have won
@@ -141,8 +141,10 @@ class Store:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects under the folder `prefix`, page by page; sorted on S3, in no order on a local folder."""
-        folder = prefix.strip("/")
-        pages = obstore.list(self._backend, check_key(folder) if folder else None, chunk_size=_LIST_PAGE)
+        return self._listed(prefix.strip("/"), self._backends.patient)
+
+    def _listed(self, folder: str, backend: Any) -> Iterator[ObjectInfo]:
+        pages = obstore.list(backend, check_key(folder) if folder else None, chunk_size=_LIST_PAGE)
         try:
             for page in pages:
                 for entry in page:
@@ -153,7 +155,7 @@ class Store:
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
         try:
-            obstore.head(self._backend, check_key(key))
+            obstore.head(self._backends.patient, check_key(key))
         except FAULTS as fault:
             error = translate(fault, self.address(key))
             if isinstance(error, NotFound):
@@ -164,7 +166,7 @@ class Store:
     def delete(self, key: str) -> None:
         """Remove the object; one that is not there is as good as removed."""
         try:
-            obstore.delete(self._backend, check_key(key))
+            obstore.delete(self._backends.patient, check_key(key))
         except FAULTS as fault:
             error = translate(fault, self.address(key))
             if not isinstance(error, NotFound):
@@ -172,7 +174,7 @@ class Store:
 
     def check_reachable(self) -> None:
         """Raise the StoreError that any later use would meet: no bucket, no access, no answer."""
-        next(self.list(), None)
+        next(self._listed("", self._backends.quick), None)
 
     def check_put_if_absent(self) -> None:
         """Raise ConditionIgnored unless the second of two writes to one key loses. Leaves nothing behind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ _KEY_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
+# A store that is started again is away for some seconds, which must cost no series.
 _RETRIES: dict[str, Any] = {
-    "max_retries": 4,
-    "retry_timeout": timedelta(seconds=30),
+    "max_retries": 14,
+    "retry_timeout": timedelta(seconds=60),
     "backoff": {
         "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=3),
-        "base": 2,
+        "max_backoff": timedelta(seconds=5),
+        "base": 3,
     },
 }
+# At first contact somebody waits, and no answer most likely means a wrong address.
+_FEW_RETRIES: dict[str, Any] = _RETRIES | {"max_retries": 4}
 _TIMEOUTS: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 
 
@@ -43,12 +47,30 @@ def check_key(key: str) -> str:
     return key
 
 
-def open_backends(uri: str, endpoint_url: str | None) -> tuple[Any, Any]:
-    """A backend that repeats failed requests, and one for writes that must not be repeated blindly."""
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """One store, opened with different patience.
+
+    Attributes:
+        patient: repeats failed requests for up to a minute.
+        quick: repeats them a few times.
+        single: does not, for writes that must not be repeated blindly.
+    """
+
+    patient: Any
+    quick: Any
+    single: Any
+
+
+def open_backends(uri: str, endpoint_url: str | None) -> Backends:
+    """A store by its address; a folder is as patient in every way."""
     if not is_s3(uri):
         local = _local(uri)
-        return local, local
-    return _s3(uri, endpoint_url, _RETRIES), _s3(uri, endpoint_url, {"max_retries": 0})
+        return Backends(local, local, local)
+    patient, quick, single = (
+        _s3(uri, endpoint_url, retries) for retries in (_RETRIES, _FEW_RETRIES, {"max_retries": 0})
+    )
+    return Backends(patient, quick, single)
 
 
 def without_slash(uri: str) -> str:

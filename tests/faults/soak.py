@@ -110,9 +110,8 @@ class Soak:
         self.notes.mkdir()
         self.figures = Figures()
         self.process = server.process
-        self._killed_s = (
-            time.monotonic()
-        )  # over all runs: one alone may be shorter than the time between two kills
+        # over all runs: one alone may be shorter than the time between two kills
+        self._started_s = self._killed_s = time.monotonic()
         self.cohort = write(open_store(f"{self.address}/source", server.endpoint_url), count)
 
     def run(self) -> None:
@@ -213,10 +212,12 @@ class Soak:
                 sinks.update(laid_open(f"file {file.name}", file.read_bytes()))
         for canary in CANARIES:
             wrong += [f"{canary} in {name}" for name in holding(sinks, canary)]
-        if (self.figures.driver_kills, self.figures.server_kills) != (2, 1) or not self.plan.fired:
+        figures = self.figures
+        enough = time.monotonic() - self._started_s < KILL_A_REPLICA_EVERY_S or figures.replica_kills
+        if (figures.driver_kills, figures.server_kills) != (2, 1) or not self.plan.fired or not enough:
             wrong.append(
-                f"not everything was broken: {self.figures.driver_kills} driver kills, "
-                f"{self.figures.server_kills} of the server, {len(self.plan.fired)} refused requests"
+                f"not everything was broken: {figures.driver_kills} driver kills, {figures.replica_kills} of replicas, "
+                f"{figures.server_kills} of the server, {len(self.plan.fired)} refused requests"
             )
         print(json.dumps(self._summary(report.series_by_status, len(sinks)), indent=1))
         return wrong

@@ -10,6 +10,7 @@ from typing import Any
 from obstore.store import MemoryStore
 
 from pipelines.store import ObjectInfo, Store
+from pipelines.store_address import Backends
 
 
 class Crash(BaseException):
@@ -52,8 +53,7 @@ class MortalStore(Store):
     memory: Any = field(default_factory=MemoryStore)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_backend", self.memory)
-        object.__setattr__(self, "_creator", self.memory)
+        object.__setattr__(self, "_backends", Backends(self.memory, self.memory, self.memory))
 
     def living(self, operations: int | None = None, applied: bool = True) -> MortalStore:
         """The same objects for another process."""

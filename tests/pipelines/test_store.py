@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -250,6 +251,17 @@ class TestFaultsOnTheWay:
         store.put("b", b"2")
         assert plan.fired == [Fault.BUSY] * 4
         assert (store.get("a"), store.get("b")) == (b"1", b"2")
+
+    def test_a_store_that_is_away_for_seconds_costs_nothing(self, wire: tuple[Store, Plan]) -> None:
+        """As long as one takes that is started again."""
+        store, plan = wire
+        store.put("a", b"1")
+        plan.method, plan.always = "GET", Fault.RESET
+        back = Timer(4.0, setattr, (plan, "always", None))
+        back.start()
+        assert store.get("a") == b"1"
+        back.join()
+        assert len(plan.fired) > 4
 
     def test_a_store_that_stays_busy_is_given_up_soon(self, wire: tuple[Store, Plan]) -> None:
         store, plan = wire
