@@ -39,17 +39,21 @@ class Given:
 
 
 def localized_and_refined(
-    segmenter: Segmenter, volume: Volume, grid: Volume, structures: Sequence[str]
+    segmenter: Segmenter,
+    prompts: Mapping[str, Prompt],
+    volume: Volume,
+    grid: Volume,
+    structures: Sequence[str],
 ) -> tuple[StudySegmentation, StudySegmentation]:
     """What the localizer's masks alone come to on the source grid, and what `segment` answers.
 
     Args:
         segmenter: with its localizer.
+        prompts: the localizer's.
         volume: on its own grid.
         grid: the same on the model grid.
         structures: out of the segmenter's.
     """
-    prompts = segmenter.localizer.prompts(grid, structures)
     refined = segmenter.segment(volume, structures, Given(prompts))
     return _coarse(segmenter, prompts, volume, grid, structures), refined
 

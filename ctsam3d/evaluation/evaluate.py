@@ -19,7 +19,7 @@ from pathlib import Path
 from ctsam3d.evaluation.cases import CaseError, LabelNames, read_case, read_names
 from ctsam3d.evaluation.pictures import Worst, draw_curve
 from ctsam3d.evaluation.report import report
-from ctsam3d.evaluation.score import Method, Score, score_case
+from ctsam3d.evaluation.score import CLICKED, Method, Score, score_case
 from ctsam3d.evaluation.tables import CaseOutcome, write_cases, write_scores
 from ctsam3d.evaluation.targets import check_wanted, targets_of
 from ctsam3d.segmentation.decoder import ModelOutputInvalid
@@ -109,7 +109,7 @@ def _is_answer(score: Score, most_clicks: int) -> bool:
 def _draw(out: Path, scores: Sequence[Score], worst: Worst) -> list[str]:
     """Names of the pictures that could be drawn of what there is."""
     names = []
-    if any(score.method is Method.CLICKS for score in scores):
+    if any(score.method in CLICKED for score in scores):
         draw_curve(scores, out / "clicks.png")
         names.append("clicks.png")
     if worst.draw(out / "worst.png"):

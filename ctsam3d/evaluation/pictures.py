@@ -12,46 +12,54 @@ from numpy.typing import NDArray
 
 from ctsam3d.anatomy.overlay import grey_of
 from ctsam3d.evaluation.metrics import union_box
-from ctsam3d.evaluation.score import Method, Score, Scored
+from ctsam3d.evaluation.score import CLICKED, Method, Score, Scored
 from ctsam3d.imaging.orientation import canonical_geometry, to_canonical
 from ctsam3d.imaging.volume import Volume
 
 _MARGIN_MM = 30.0
+_TITLES = {Method.CLICKS: "clicks alone", Method.CORRECTED: "clicks on the automatic mask"}
 _TRUE, _FOUND = "#2fd35b", "#ff4040"
 
 
 def draw_curve(scores: Sequence[Score], path: Path) -> None:
-    """Mean Dice over the number of clicks, with every target's own curve and the means of the masks without clicks.
+    """Mean Dice over the number of clicks, alone and on automatic masks, with the curve of every target.
 
     A target on which nothing was left to correct keeps its last value, so that all means are of the same targets.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = _curves(scores)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    counts = np.arange(1, max(map(len, curves)) + 1)
-    values = np.array([[*curve, *[curve[-1]] * (len(counts) - len(curve))] for curve in curves])
-    axes.plot(counts, values.T, color="0.8", linewidth=0.8)
-    axes.plot(counts, values.mean(axis=0), "o-", color="C0", label=f"clicks, mean of {len(curves)}")
-    for method, colour in ((Method.LOCALIZER, "C1"), (Method.AUTOMATIC, "C2")):
-        dice = [s.metrics.dice or 0.0 for s in scores if s.method is method and s.metrics.truth_ml > 0]
-        if dice:
-            label = f"{method}, no click, mean of {len(dice)}"
-            axes.axhline(float(np.mean(dice)), color=colour, linestyle="--", label=label)
-    axes.set(xlabel="clicks", ylabel="Dice", ylim=(0, 1), xticks=counts)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    methods = [m for m in CLICKED if any(s.method is m for s in scores)]
+    counts = np.arange(max(s.clicks or 0 for s in scores) + 1)
+    figure = Figure(figsize=(6 * len(methods) + 1, 5), layout="constrained")
+    for axes, method in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods, strict=True):
+        curves = _curves(scores, method)
+        values = np.array([[*curve, *[curve[-1]] * (len(counts) - len(curve))] for curve in curves])
+        axes.plot(counts, values.T, color="0.8", linewidth=0.8)
+        axes.plot(counts, values.mean(axis=0), "o-", color="C0", label=f"clicks, mean of {len(curves)}")
+        for asked, colour in ((Method.LOCALIZER, "C1"), (Method.AUTOMATIC, "C2")):
+            dice = [s.metrics.dice or 0.0 for s in scores if s.method is asked and s.metrics.truth_ml > 0]
+            if dice:
+                label = f"{asked}, no click, mean of {len(dice)}"
+                axes.axhline(float(np.mean(dice)), color=colour, linestyle="--", label=label)
+        axes.set(title=_TITLES[method], xlabel="clicks", ylabel="Dice", ylim=(0, 1), xticks=counts)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _curves(scores: Sequence[Score]) -> list[list[float]]:
-    """Dice of each target of each case after 1, 2, ... clicks."""
+def _curves(scores: Sequence[Score], method: Method) -> list[list[float]]:
+    """Dice of each target of each case after 0, 1, 2, ... clicks."""
     curves: dict[tuple[str, str], dict[int, float]] = {}
     for score in scores:
-        if score.method is Method.CLICKS and score.clicks is not None:
-            curves.setdefault((score.case, score.structure), {})[score.clicks] = score.metrics.dice or 0.0
+        if score.method is method and score.clicks is not None:
+            curves.setdefault((score.case, score.structure), {0: 0.0})[score.clicks] = (
+                score.metrics.dice or 0.0
+            )
+    if method is Method.CORRECTED:  # begins as the automatic mask
+        for score in scores:
+            if score.method is Method.AUTOMATIC and (curve := curves.get((score.case, score.structure))):
+                curve[0] = score.metrics.dice or 0.0
     return [[dice for _, dice in sorted(curve.items())] for curve in curves.values()]
 
 

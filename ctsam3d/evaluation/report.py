@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ctsam3d.evaluation.metrics import Metrics
-from ctsam3d.evaluation.score import SHOWN_CLICKS, Method, Score
+from ctsam3d.evaluation.score import CLICKED, SHOWN_CLICKS, Method, Score
 from ctsam3d.evaluation.tables import CaseOutcome
 
 _BAD_DICE = 0.7
@@ -65,7 +65,7 @@ def _by_column(scores: Iterable[Score]) -> _Rows:
     last = max((s.clicks or 0 for s in scores), default=0)
     shown = sorted({n for n in (*SHOWN_CLICKS, last) if 0 < n <= last})
     columns: list[_Column] = [(Method.LOCALIZER, None), (Method.AUTOMATIC, None)]
-    rows: _Rows = {column: {} for column in (*columns, *((Method.CLICKS, n) for n in shown))}
+    rows: _Rows = {column: {} for column in (*columns, *((method, n) for method in CLICKED for n in shown))}
     for score in scores:
         if (column := (score.method, score.clicks)) in rows:
             rows[column][score.case, score.structure] = score
@@ -268,7 +268,10 @@ def _name(score: Score) -> str:
 
 def _title(column: _Column) -> str:
     method, clicks = column
-    return f"{clicks} click{'s' if clicks != 1 else ''}" if method is Method.CLICKS else str(method)
+    if clicks is None:
+        return str(method)
+    count = f"{clicks} click{'s' if clicks != 1 else ''}"
+    return count if method is Method.CLICKS else f"automatic, {count}"
 
 
 def _down(value: Mean | float | None) -> str:

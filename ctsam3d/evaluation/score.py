@@ -32,6 +32,10 @@ class Method(StrEnum):
     LOCALIZER = "localizer"  # the localizer's mask alone
     AUTOMATIC = "automatic"  # what `segment` answers
     CLICKS = "clicks"  # clicks simulated from the truth, nothing else
+    CORRECTED = "corrected"  # the same on the automatic mask, where there is one
+
+
+CLICKED = (Method.CLICKS, Method.CORRECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,9 @@ def score_case(
     classes = {name for target in targets for name in target.classes}
     asked = tuple(name for name in segmenter.structures if name in classes)
     answers: dict[Method, StudySegmentation] = {}
+    prompts = segmenter.localizer.prompts(grid, asked) if asked else {}
     if asked:
-        coarse, refined = localized_and_refined(segmenter, case.volume, grid, asked)
+        coarse, refined = localized_and_refined(segmenter, prompts, case.volume, grid, asked)
         answers = {Method.LOCALIZER: coarse, Method.AUTOMATIC: refined}
     for target in targets:
         truth = target.truth(case.labels)
@@ -98,9 +103,15 @@ def score_case(
         for method, answer in answers.items():
             if target.classes:
                 yield _automatic(case, target, method, answer, truth, truncated)
-        if most_clicks and truth.any():
-            for state in clicked(segmenter, target.name, grid, case.volume.geometry, truth, most_clicks):
-                yield _clicked(case, target, state, truth, truncated, last=state.clicks == most_clicks)
+        if not most_clicks or not truth.any():
+            continue
+        mask = prompts.get(target.classes[0]) if len(target.classes) == 1 else None
+        for method, prompt in zip(CLICKED, (None, mask), strict=True):
+            for state in clicked(
+                segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt
+            ):
+                last = state.clicks == most_clicks
+                yield _clicked(case, target, method, state, truth, truncated, last=last)
 
 
 def _automatic(
@@ -138,6 +149,7 @@ def _automatic(
 def _clicked(
     case: LabelledCase,
     target: Target,
+    method: Method,
     answer: Answer,
     truth: NDArray[np.bool_],
     truncated: tuple[str, ...],
@@ -150,7 +162,7 @@ def _clicked(
     score = Score(
         case=case.name,
         structure=target.name,
-        method=Method.CLICKS,
+        method=method,
         clicks=answer.clicks,
         status=Status.OK if answer.found.any() else Status.ABSENT,
         reason=_BOUNDED if answer.bounded else None,

@@ -19,6 +19,7 @@ from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.orientation import canonical_geometry, to_canonical
 from ctsam3d.imaging.resample import labels_to_source, mask_to_box
 from ctsam3d.imaging.volume import Volume
+from ctsam3d.prompting.prompt import Prompt
 from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.segmenter import Segmenter
 
@@ -47,6 +48,7 @@ def clicked(
     source: Geometry,
     truth: NDArray[np.bool_],
     most_clicks: int,
+    prompt: Prompt | None = None,
 ) -> Iterator[Answer]:
     """Click up to so many times on one structure; fewer where nothing is wrong any more.
 
@@ -57,20 +59,18 @@ def clicked(
         source: the grid of `truth`.
         truth: bool (z, y, x) with at least one voxel.
         most_clicks: at least 1.
+        prompt: what is known of the structure without clicks; None for nothing.
     """
     wanted = _on_model_grid(truth, source, grid.geometry)
-    structure = segmenter.clicked(name, grid)
-    mask = np.zeros_like(wanted)
+    structure = segmenter.clicked(name, grid, prompt)
+    everywhere = structure.canvas.box
     for count in range(1, most_clicks + 1):
-        click = next_click(mask, wanted)
+        click = next_click(structure.canvas.mask(everywhere), wanted)
         if click is None:
             return
-        grown = structure.click([click])
-        mask[:] = False
-        canvas = grown.canvas.touched()
-        mask[canvas.box] = canvas.probability() > 0.5
+        mask = structure.click([click]).mask(everywhere)
         found = labels_to_source(mask.view(np.uint8), grid.geometry, source) > 0
-        yield Answer(count, found, structure.decoded, grown.bounded)
+        yield Answer(count, found, structure.decoded, structure.bounded)
 
 
 def next_click(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> VoxelClick | None:

@@ -62,21 +62,16 @@ class Grown:
         cubes: how many were decoded.
         dropped: of those, how many disagreed with what was known.
         bounded: it met a bound, so that there may be more of it.
-        centres: the cubes that were merged, in order.
     """
 
     canvas: Canvas
     cubes: int
     dropped: int
     bounded: bool
-    centres: tuple[Patch, ...]
 
 
-Known = Callable[[], NDArray[np.float32]]
-"""-> what is known of a cube by now, its merged probability, 0 where nothing is: (64, 64, 64)."""
-
-Answer = Callable[[Patch, tuple[VoxelClick, ...], Known], NDArray[np.float32]]
-"""(cube, clicks, what is known of it, for those who ask) -> probabilities (64, 64, 64)."""
+Answer = Callable[[Patch, tuple[VoxelClick, ...]], NDArray[np.float32]]
+"""(cube, clicks) -> probabilities (64, 64, 64)."""
 
 Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
 """(segmented cube, its probabilities, neighbouring cube) -> heat map (64, 64, 64) in the neighbour's frame."""
@@ -90,7 +85,6 @@ def grow(
     propose: Propose | None,
     settings: Growth,
     most_voxels: int | None = None,
-    earlier: Sequence[Patch] = (),
 ) -> Grown:
     """The whole structure that the clicks point at.
 
@@ -102,16 +96,11 @@ def grow(
         propose: cross-patch prompting, or None to click on the frontier itself.
         settings: bounds and gates.
         most_voxels: of the mask, beyond which it has leaked for certain.
-        earlier: cubes that it was grown from with fewer clicks, in order; those whose centre is in the mask still are
-            taken before any other.
     """
     growing = _Growing(name, shape, tuple(clicks), answer, settings)
     for click in clicks:
         if click.positive and not growing.is_seen(click.zyx):
             growing.take(click.zyx, trusted=True)
-    for patch in earlier:
-        if patch not in growing.merged and growing.holds(patch.click_zyx):
-            growing.take(patch.click_zyx, trusted=False)
     bounded = False
     while (block := growing.next_block()) is not None:
         voxels = growing.canvas.mask_voxels
@@ -122,7 +111,7 @@ def grow(
         # nothing to click on there, or it contradicts what is known
         if centre is None or not growing.take(centre, trusted=False):
             growing.close(block)
-    return Grown(growing.canvas, growing.cubes, growing.dropped, bounded, tuple(growing.merged))
+    return Grown(growing.canvas, growing.cubes, growing.dropped, bounded)
 
 
 class _Growing:
@@ -147,10 +136,6 @@ class _Growing:
 
     def is_seen(self, zyx: tuple[int, int, int]) -> bool:
         return bool(self.seen[tuple(i // COARSE_FACTOR for i in zyx)])
-
-    def holds(self, zyx: tuple[int, int, int]) -> bool:
-        """Whether a voxel is in the mask by what is known so far."""
-        return bool(self.canvas.sums[zyx] > 0.5 * self.canvas.weights[zyx])
 
     def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
         """The voxel of a block that is in the mask most certainly."""
@@ -208,7 +193,7 @@ class _Growing:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""
         patch = patch_around(self.name, centre)
         clicks = (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre))
-        probability = self.answer(patch, clicks, lambda: self._known(patch))
+        probability = self.answer(patch, clicks)
         self.cubes += 1
         if not trusted and self._agreement(patch, probability) < self.settings.least_agreement:
             self.dropped += 1
@@ -219,16 +204,6 @@ class _Growing:
         block = tuple(i // COARSE_FACTOR for i in centre)
         self.seen[_box(block, self.settings.reach_blocks)] = True
         return True
-
-    def _known(self, patch: Patch) -> NDArray[np.float32]:
-        """The merged probability in a cube, 0 where no cube is to be believed."""
-        of_volume, of_cube = patch.overlap(self.shape)
-        weights = self.canvas.weights[of_volume]
-        known = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
-        known[of_cube] = np.divide(
-            self.canvas.sums[of_volume], weights, out=np.zeros_like(weights), where=weights > _SURE_WEIGHT
-        )
-        return known
 
     def _agreement(self, patch: Patch, probability: NDArray[np.float32]) -> float:
         """Dice of a cube and the canvas where both are to be believed."""

@@ -1,41 +1,40 @@
 """Segment one structure by clicking: clicks on a volume in, one after another or together, the structure out.
 
-1. The first click is the centre of a cube from which the structure grows, cube by cube (`grow`).
-2. A further click is put to every cube that holds it, with the clicks made there before and the cube's own last answer,
-   which it corrects. A positive click where no cube sees well is the centre of a cube of its own.
-3. The structure is put together anew from its cubes, in their order. A cube whose centre is no longer in the mask has
-   lost what it grew from and goes: so one negative click undoes a whole leak. From there it grows on.
+1. A structure begins as the mask that there is of it, or grows from its first click, cube by cube (`grow`).
+2. A further click corrects: the network is asked once, about one cube that holds the click, with all clicks made there
+   and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
+   is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
+3. A positive click with nothing of the structure around it begins another part, which grows likewise.
+4. A structure that grew from clicks hangs together with them: what a negative click cuts off goes, so one click in the
+   neck of a leak undoes all of it.
 
-Answers are kept, so a click costs the cubes that it changes.
+A click so costs one cube, whose embedding may be there already, and changes nothing farther away than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
-from ctsam3d.segmentation.grow import Grown, Growth, Known, grow
-from ctsam3d.segmentation.patches import Patch
+from ctsam3d.segmentation.grow import Growth, grow
+from ctsam3d.segmentation.patches import Patch, patch_around
+from ctsam3d.segmentation.stitch import Box, Canvas
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Answered:
-    """The clicks that a cube was asked with, and its answer: half of float32 is precise enough and half as large."""
-
-    clicks: tuple[VoxelClick, ...]
-    probability: NDArray[np.float16]
+_HELD_WELL = 24  # voxels from a cube's centre along any axis
 
 
 class ClickedStructure:
     """One structure of one volume that is being clicked on.
 
     Attributes:
+        canvas: its probability by now, over the whole grid.
         clicks: all by now, in order.
         decoded: how many cubes were asked of the network by now.
+        bounded: growing met a bound, so that there may be more of it.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class ClickedStructure:
         growth: Growth,
         *,
         cross_patch: bool,
-        carry: bool,
         most_voxels: int | None = None,
+        begun: tuple[Box, NDArray[np.float32]] | None = None,
     ) -> None:
         """Nothing is asked yet.
 
@@ -57,45 +56,77 @@ class ClickedStructure:
             decoder: with the weights.
             growth: bounds and gates.
             cross_patch: the weights hold a cross-patch predictor that was trained.
-            carry: the weights were trained to go on from what cubes beside one have found.
             most_voxels: of the mask, beyond which it has leaked for certain.
+            begun: a box of the grid and the probability there, to be corrected; else it grows from clicks alone.
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
-        self.cross_patch = cross_patch and growth.cross_patch
-        self.carry, self.most_voxels = carry, most_voxels
+        self.cross_patch, self.most_voxels = cross_patch and growth.cross_patch, most_voxels
+        self.canvas = Canvas(hu.shape)
+        self.grown = begun is None
+        if begun is not None:
+            self.canvas.lay(*begun)
         self.clicks: tuple[VoxelClick, ...] = ()
         self.decoded = 0
-        self._answered: dict[Patch, _Answered] = {}
-        self._centres: tuple[Patch, ...] = ()
+        self.bounded = False
 
-    def click(self, clicks: Sequence[VoxelClick]) -> Grown:
-        """The structure by all clicks up to these, of which the first of all must be positive.
+    def click(self, clicks: Sequence[VoxelClick]) -> Canvas:
+        """The structure by all clicks up to these.
+
+        Of clicks that are made together the positive ones count first: there must be a mask before it can be wrong.
 
         Raises:
             ModelOutputInvalid: an answer was not finite.
         """
-        self.clicks = (*self.clicks, *clicks)
-        propose = self._propose if self.cross_patch else None
-        grown = grow(
-            self.name, self.hu.shape, self.clicks, self._answer, propose, self.growth, self.most_voxels,
-            self._centres,
-        )  # fmt: skip
-        self._centres = grown.centres
-        return grown
+        for click in sorted(clicks, key=lambda c: not c.positive):
+            self.clicks = (*self.clicks, click)
+            around = patch_around(self.name, click.zyx)
+            if self.canvas.is_empty(around):
+                if click.positive:
+                    self._grow(click)
+            else:
+                self._correct(click)
+        return self.canvas
 
-    def _answer(self, patch: Patch, clicks: tuple[VoxelClick, ...], known: Known) -> NDArray[np.float32]:
-        inside = tuple(click for click in clicks if patch.holds(click.zyx))
-        last = self._answered.get(patch)
-        if last is None or last.clicks != inside:
-            previous = None if last is None else last.probability.astype(np.float32)
-            if previous is None and self.carry and (found_beside := known()).any():
-                previous = found_beside
-            elif previous is None and len(inside) > 1:
-                # as in training: one click first, then corrections of its answer
-                previous = self._ask(Question(patch, inside[:1]))
-            found = self._ask(Question(patch, inside, previous))
-            last = self._answered[patch] = _Answered(inside, found.astype(np.float16))
-        return last.probability.astype(np.float32)
+    def _grow(self, click: VoxelClick) -> None:
+        propose = self._propose if self.cross_patch else None
+        grown = grow(self.name, self.hu.shape, [click], self._answer, propose, self.growth, self.most_voxels)
+        part = grown.canvas.touched()
+        self.canvas.join(part.box, part.probability())
+        self.bounded |= grown.bounded
+
+    def _correct(self, click: VoxelClick) -> None:
+        patch = self._cube_for(click)
+        # the cube's own click first, then in the order in which they were made
+        inside = sorted(
+            (c for c in self.clicks if patch.holds(c.zyx)), key=lambda c: c.zyx != patch.click_zyx
+        )
+        answer = self._ask(Question(patch, tuple(inside), self.canvas.over(patch)))
+        self.canvas.overrule(patch, answer)
+        if not click.positive and self.grown:
+            self._drop_what_is_cut_off()
+
+    def _cube_for(self, click: VoxelClick) -> Patch:
+        """The cube of the nearest positive click that holds this one well, or a cube of its own."""
+        centres = [c.zyx for c in self.clicks if c.positive and c != click]
+        distances = [max(abs(a - b) for a, b in zip(centre, click.zyx, strict=True)) for centre in centres]
+        nearest = int(np.argmin(distances)) if distances else -1
+        held = nearest >= 0 and distances[nearest] <= _HELD_WELL
+        return patch_around(self.name, centres[nearest] if held else click.zyx)
+
+    def _drop_what_is_cut_off(self) -> None:
+        """Keep the pieces of the mask that a positive click lies in; all of them where none does."""
+        box = self.canvas.touched().box
+        pieces = cc3d.connected_components(self.canvas.mask(box).view(np.uint8), connectivity=26)
+        corner = np.array([s.start for s in box])
+        own = {int(pieces[tuple(np.array(c.zyx) - corner)]) for c in self.clicks if c.positive} - {0}
+        if own:
+            self.canvas.clear(box, ~np.isin(pieces, [0, *own]))
+
+    def _answer(self, patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
+        """Of a growing structure's cube; as in training, one click first and others as corrections of its answer."""
+        first, *others = (click for click in clicks if patch.holds(click.zyx))
+        answer = self._ask(Question(patch, (first,)))
+        return self._ask(Question(patch, (first, *others), answer)) if others else answer
 
     def _ask(self, question: Question) -> NDArray[np.float32]:
         self.decoded += 1

@@ -4,11 +4,11 @@
 2. A prompter, by default the localizer, says where structures are: a coarse mask, clicks, or both. Those of which it
    says nothing are absent.
 3. A structure with a coarse mask is covered with cubes, each centred on a click deep inside it; one with clicks alone
-   grows from them, cube by cube (`grow`).
+   grows from them, cube by cube (`grow`); one with both is covered first and corrected by the clicks (`interactive`).
 4. The network decodes the cubes, in batches that run across structures, from the clicks and, for weights trained to
    take it, the coarse probability as the previous mask.
 5. Cubes merge by weight, structures by probability; a refinement that strays from its coarse mask is not believed,
-   and lungs end where their air does.
+   and lungs end where their air does. Clicks are believed.
 6. The label map goes back to the source grid.
 """
 
@@ -34,7 +34,7 @@ from ctsam3d.network.precision import Precision
 from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
-from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, CoarseStructure, Prompt, Prompter
+from ctsam3d.prompting.prompt import COARSE_FACTOR, Click, CoarseStructure, Prompt, Prompter, PromptKind
 from ctsam3d.prompting.seeds import covering_seeds
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
@@ -42,10 +42,10 @@ from ctsam3d.segmentation.decoder import CubeDecoder, Decode, Question, VoxelCli
 from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.interactive import ClickedStructure
-from ctsam3d.segmentation.patches import Patch, lay_over, patch_around, patch_at
+from ctsam3d.segmentation.patches import Patch, lay_over, patch_at
 from ctsam3d.segmentation.precision_gate import fastest_decoder
 from ctsam3d.segmentation.result import Finding, StudySegmentation
-from ctsam3d.segmentation.stitch import Canvas, LabelMap
+from ctsam3d.segmentation.stitch import Box, Canvas, LabelMap
 
 __all__ = ["LOCALIZER_FILE", "Segmenter", "Settings", "weights_path"]
 
@@ -77,7 +77,7 @@ class Settings:
     correct: bool = False
     growth: Growth = Growth()
     precision: Precision | None = None
-    rules: int = 3
+    rules: int = 4
 
 
 def weights_path(name: str | Path) -> Path:
@@ -97,6 +97,28 @@ def weights_path(name: str | Path) -> Path:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """One structure before it shares the grid with others.
+
+    Attributes:
+        box: the part of the model grid that it spans.
+        probability: over the box.
+        cubes: decoded for it.
+        status, reason: of it so far.
+        agreement: Dice of refined and coarse mask.
+        localized: how sure the localizer was.
+    """
+
+    box: Box
+    probability: NDArray[np.float32]
+    cubes: int
+    status: Status = Status.OK
+    reason: str | None = None
+    agreement: float | None = None
+    localized: float | None = None
+
+
 class Segmenter:
     """The networks with their weights, warm on a device; one call a study, no state between calls."""
 
@@ -109,8 +131,6 @@ class Segmenter:
         self.weights_sha256 = weights_sha256
         # weights not trained on coarse masks take them for an answer of their own to be corrected
         self.coarse_prompt = bool(facts.get("coarse_prompt", False))
-        # and likewise of what cubes beside one have found
-        self.carry = bool(facts.get("carried", False))
         # published weights hold a trained cross-patch predictor; ours say whether theirs is
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
         self.coefficients = Coefficients.of_facts(facts)
@@ -172,14 +192,16 @@ class Segmenter:
         clock.lap("prepare")
         asked = prompter or self.localizer
         prompts = asked.prompts(grid, structures)
+        if asked.kind is PromptKind.CLICKS:
+            prompts = self._begun(prompts, grid)
         clock.lap("prompt")
         network_before = self._decoder.seconds
         names = [name for name in structures if name in prompts]
         ids = {name: i for i, name in enumerate(names, 1)}
         label_map = LabelMap(grid.hu.shape)
         findings = {name: Finding(Status.ABSENT) for name in structures if name not in prompts}
-        for name, canvas, cubes in self._canvases(grid, {name: prompts[name] for name in names}):
-            findings[name] = self._settle(name, ids[name], prompts[name], canvas, cubes, label_map, grid)
+        for name, found in self._found(grid, {name: prompts[name] for name in names}):
+            findings[name] = self._enter(name, ids[name], found, label_map, grid)
         clock.lap("merge", network=self._decoder.seconds - network_before)
         labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry)
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
@@ -191,24 +213,38 @@ class Segmenter:
         ordered = {name: replace(findings[name], prompter=asked.kind) for name in structures}
         return StudySegmentation(labels, ids, ordered, clock.seconds)
 
-    def _canvases(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Canvas, int]]:
-        """Each structure's merged cubes and how many they are, one structure at a time or nearly so."""
-        yield from self._covered(grid, {n: p for n, p in prompts.items() if p.coarse is not None})
+    def _begun(self, prompts: Mapping[str, Prompt], grid: Volume) -> dict[str, Prompt]:
+        """Clicks, with the localizer's mask where one of them says that this is the structure."""
+        names = [name for name in self.structures if name in prompts]
+        coarse = self.localizer.locate(grid, names) if names else {}
+        return {
+            name: replace(prompt, coarse=coarse[name])
+            if name in coarse and _points_at(coarse[name], _on_grid(prompt.clicks, grid))
+            else prompt
+            for name, prompt in prompts.items()
+        }
+
+    def _found(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, _Found]]:
+        """What each prompt comes to, one structure at a time or nearly so."""
+        coarse = {n: p for n, p in prompts.items() if p.coarse is not None}
+        for name, canvas, cubes in self._covered(grid, coarse):
+            found = self._accepted(prompts[name], canvas, cubes)
+            clicks = _on_grid(prompts[name].clicks, grid)
+            yield name, self._clicked(name, grid, clicks, found) if clicks else found
         for name, prompt in prompts.items():
             if prompt.coarse is None:
-                canvas, cubes = self._grown(name, grid, _on_grid(prompt.clicks, grid))
-                yield name, canvas, cubes
+                yield name, self._clicked(name, grid, _on_grid(prompt.clicks, grid), None)
 
     def _covered(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Canvas, int]]:
         """Structures with a coarse mask, each as soon as its last cube is decoded."""
-        patches = {name: self._patches(name, prompt, grid) for name, prompt in prompts.items()}
+        patches = {name: self._patches(name, prompt) for name, prompt in prompts.items()}
         jobs = [patch for name in prompts for patch in patches[name]]
         canvases: dict[str, Canvas] = {}
         left = {name: len(patches[name]) for name in prompts}
         owners = SureOwners.of({n: p.coarse for n, p in prompts.items() if p.coarse is not None})
         for start in range(0, len(jobs), self.settings.batch):
             batch = jobs[start : start + self.settings.batch]
-            questions = [self._question(prompts[patch.structure], patch, grid) for patch in batch]
+            questions = [self._question(prompts[patch.structure], patch) for patch in batch]
             answers = self._decoder.answer(grid.hu, questions)
             if self.settings.correct and owners is not None:
                 answers = self._corrected(grid, owners, questions, answers)
@@ -242,74 +278,84 @@ class Segmenter:
             answers[again] = self._decoder.answer(grid.hu, asked)
         return answers
 
-    def _patches(self, name: str, prompt: Prompt, grid: Volume) -> list[Patch]:
-        """Cubes that cover a coarse mask, and one around each click of a person."""
+    def _patches(self, name: str, prompt: Prompt) -> list[Patch]:
+        """Cubes that cover a coarse mask."""
         assert prompt.coarse is not None
         seeds = covering_seeds(prompt.coarse.mask, self.settings.reach_blocks)
-        clicked = [patch_around(name, click.zyx) for click in _on_grid(prompt.clicks, grid)]
-        return [*(patch_at(name, seed, COARSE_FACTOR) for seed in seeds), *clicked]
+        return [patch_at(name, seed, COARSE_FACTOR) for seed in seeds]
 
-    def _question(self, prompt: Prompt, patch: Patch, grid: Volume) -> Question:
+    def _question(self, prompt: Prompt, patch: Patch) -> Question:
         assert prompt.coarse is not None
-        clicks = _on_grid(prompt.clicks, grid)
-        if all(
-            click.zyx != patch.click_zyx for click in clicks
-        ):  # the cube's own click, unless a person made it
-            clicks = (VoxelClick(patch.click_zyx), *clicks)
         previous = None
         if self.coarse_prompt:
             coarse = torch.from_numpy(prompt.coarse.probability)
             previous = lay_over(coarse, patch, COARSE_FACTOR)[0].numpy()
-        return Question(patch, clicks, previous)
+        return Question(patch, (VoxelClick(patch.click_zyx),), previous)
 
-    def _grown(self, name: str, grid: Volume, clicks: tuple[VoxelClick, ...]) -> tuple[Canvas, int]:
-        """A structure of which only clicks are known, as far as it goes on from them."""
-        clicked = self.clicked(name, grid)
-        return clicked.click(clicks).canvas.touched(), clicked.decoded
+    def clicked(self, name: str, grid: Volume, prompt: Prompt | None = None) -> ClickedStructure:
+        """A structure to click on.
 
-    def clicked(self, name: str, grid: Volume) -> ClickedStructure:
-        """A structure to click on, in a volume that is on the model grid."""
+        Args:
+            name: of the structure.
+            grid: the image on the model grid.
+            prompt: with a coarse mask: what becomes of it without clicks is what clicks correct.
+        """
+        begun = None
+        if prompt is not None and prompt.coarse is not None:
+            ((_, canvas, cubes),) = self._covered(grid, {name: prompt})
+            begun = self._accepted(prompt, canvas, cubes)
+        return self._clickable(name, grid, begun)
+
+    def _clickable(self, name: str, grid: Volume, begun: _Found | None) -> ClickedStructure:
         known = named(name)
         most_voxels = None
         if known is not None and known.plausible_ml is not None:
             most_voxels = int(_LEAKED * known.plausible_ml[1] / grid.geometry.voxel_volume_ml)
         return ClickedStructure(
             name, grid.hu, self._decoder, self.settings.growth,
-            cross_patch=self.cross_patch, carry=self.carry, most_voxels=most_voxels,
+            cross_patch=self.cross_patch, most_voxels=most_voxels,
+            begun=None if begun is None else (begun.box, begun.probability),
         )  # fmt: skip
 
-    def _settle(
-        self,
-        name: str,
-        label: int,
-        prompt: Prompt,
-        canvas: Canvas,
-        clicks: int,
-        label_map: LabelMap,
-        grid: Volume,
-    ) -> Finding:
-        """Believe the refined mask or fall back on the coarse one, and enter it into the label map."""
-        probability, status, reason, agreement = canvas.probability(), Status.OK, None, None
-        if canvas.coarse is not None:
-            assert prompt.coarse is not None
-            coarse = _not_thinned(canvas.coarse, prompt.coarse, canvas.box)
-            agreement, volume_ratio = _compared(probability > 0.5, coarse > 0.5)
-            if not self._believed(agreement, volume_ratio):
-                probability, status, reason = coarse, Status.COARSE, "REFINEMENT_REJECTED"
-        probability = within_intensity(name, probability, grid.hu[canvas.box])
+    def _clicked(self, name: str, grid: Volume, clicks: Sequence[VoxelClick], begun: _Found | None) -> _Found:
+        """What clicks make of a mask, or of nothing."""
+        structure = self._clickable(name, grid, begun)
+        canvas = structure.click(clicks).touched()
+        cubes = structure.decoded + (begun.cubes if begun else 0)
+        return _Found(canvas.box, canvas.probability(), cubes)
+
+    def _accepted(self, prompt: Prompt, canvas: Canvas, cubes: int) -> _Found:
+        """The refined mask where it is to be believed, else the coarse one."""
+        assert prompt.coarse is not None and canvas.coarse is not None
+        probability, localized = canvas.probability(), prompt.coarse.confidence
+        coarse = _not_thinned(canvas.coarse, prompt.coarse, canvas.box)
+        agreement, volume_ratio = _compared(probability > 0.5, coarse > 0.5)
+        if self._believed(agreement, volume_ratio):
+            return _Found(canvas.box, probability, cubes, Status.OK, None, agreement, localized)
+        return _Found(canvas.box, coarse, cubes, Status.COARSE, "REFINEMENT_REJECTED", agreement, localized)
+
+    def _enter(self, name: str, label: int, found: _Found, label_map: LabelMap, grid: Volume) -> Finding:
+        """Enter a structure into the label map, and say what became of it."""
+        probability = within_intensity(name, found.probability, grid.hu[found.box])
         mask = probability > 0.5
-        label_map.claim(label, canvas.box, probability, mask)
+        label_map.claim(label, found.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml
         if not mask.any():
-            return Finding(status, reason, clicks, None, soft)
-        localized = prompt.coarse.confidence if prompt.coarse is not None else None
-        evidence = Evidence(sharpness(probability), agreement, localized)
-        return Finding(status, reason, clicks, estimate(evidence, self.coefficients), soft, evidence)
+            return Finding(found.status, found.reason, found.cubes, None, soft)
+        evidence = Evidence(sharpness(probability), found.agreement, found.localized)
+        confidence = estimate(evidence, self.coefficients)
+        return Finding(found.status, found.reason, found.cubes, confidence, soft, evidence)
 
     def _believed(self, agreement: float, volume_ratio: float) -> bool:
         """Whether a refined mask is near enough to the coarse one that asked for it."""
         low, high = self.settings.volume_ratio
         return agreement >= self.settings.least_dice and low <= volume_ratio <= high
+
+
+def _points_at(coarse: CoarseStructure, clicks: Sequence[VoxelClick]) -> bool:
+    """Whether a positive click lies in a coarse mask or in a block beside it."""
+    blocks = [[i // COARSE_FACTOR for i in click.zyx] for click in clicks if click.positive]
+    return any(coarse.mask[tuple(slice(max(0, b - 1), b + 2) for b in block)].any() for block in blocks)
 
 
 def _not_thinned(

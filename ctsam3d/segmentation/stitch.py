@@ -22,6 +22,13 @@ def centre_weight() -> NDArray[np.float32]:
     return weight / np.float32(weight.max())
 
 
+def _fading() -> NDArray[np.float32]:
+    """How far a correction counts, (64, 64, 64): wholly but for the eight voxels next to each face, there ever less."""
+    ramp = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (CUBE_VOXELS / 2)
+    ramp = np.clip(ramp / 0.25, 0, 1).astype(np.float32)
+    return ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
+
+
 class Canvas:
     """The weighted mean of one structure's cubes over a box of the model grid.
 
@@ -62,22 +69,67 @@ class Canvas:
     def add(self, patch: Patch, probability: NDArray[np.float32]) -> Box:
         """Take one cube in; the part of the canvas that it touches."""
         of_volume, of_cube = patch.overlap(self.shape)
-        z, y, x = (
-            slice(v.start - b.start, v.stop - b.start) for v, b in zip(of_volume, self.box, strict=True)
-        )
-        here = (z, y, x)
+        z, y, x = of_volume
+        here = self._within((z, y, x))
         before = self._count(here)
         self.sums[here] += probability[of_cube] * self.own_weight[of_cube]
         self.weights[here] += self.own_weight[of_cube]
         self.mask_voxels += self._count(here) - before
         return here
 
+    def lay(self, box: Box, probability: NDArray[np.float32]) -> None:
+        """A probability over a box of the grid, in place of what was there."""
+        here = self._within(box)
+        self.sums[here], self.weights[here] = probability, 1
+
+    def join(self, box: Box, probability: NDArray[np.float32]) -> None:
+        """A probability over a box of the grid, where it is higher than what was there."""
+        here = self._within(box)
+        self.lay(box, np.maximum(self._merged(here), probability))
+
+    def overrule(self, patch: Patch, probability: NDArray[np.float32]) -> None:
+        """One cube's answer in place of what was there, fading out over the quarter next to its faces."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        z, y, x = of_volume
+        before, share = self._merged(self._within((z, y, x))), _fading()[of_cube]
+        self.lay((z, y, x), before + share * (probability[of_cube] - before))
+
+    def clear(self, box: Box, where: NDArray[np.bool_]) -> None:
+        """No probability at some voxels of a box."""
+        self.sums[self._within(box)][where] = 0
+
+    def over(self, patch: Patch) -> NDArray[np.float32]:
+        """The merged probability in a cube, 0 where nothing is known: (64, 64, 64)."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        z, y, x = of_volume
+        cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        cube[of_cube] = self._merged(self._within((z, y, x)))
+        return cube
+
+    def is_empty(self, patch: Patch) -> bool:
+        """Whether no voxel of a cube is in the mask."""
+        of_volume, _ = patch.overlap(self.shape)
+        z, y, x = of_volume
+        return not self.mask((z, y, x)).any()
+
+    def mask(self, box: Box) -> NDArray[np.bool_]:
+        """Where the merged probability is above one half, over a box of the grid."""
+        here = self._within(box)
+        found: NDArray[np.bool_] = self.sums[here] > 0.5 * self.weights[here]
+        return found
+
+    def _within(self, box: Box) -> Box:
+        z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, self.box, strict=True))
+        return z, y, x
+
+    def _merged(self, here: Box) -> NDArray[np.float32]:
+        sums, weights = self.sums[here], self.weights[here]
+        merged: NDArray[np.float32] = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
+        return merged
+
     def probability(self) -> NDArray[np.float32]:
         """The merged probability over `box`; 0 where neither a cube nor a coarse mask reaches."""
-        merged: NDArray[np.float32] = np.divide(
-            self.sums, self.weights, out=np.zeros_like(self.sums), where=self.weights > 0
-        )
-        return merged
+        return self._merged(self._within(self.box))
 
     def touched(self) -> Canvas:
         """The same over the part of the box that cubes reach; a canvas of nothing stays as it is."""

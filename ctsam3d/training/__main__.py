@@ -120,7 +120,6 @@ def _cubes(options: argparse.Namespace) -> None:
         recipe.synthetic,
         recipe.coarse_prompt,
         recipe.off_target,
-        recipe.carried,
         objects=recipe.objects,
         often=plan.often,
     )
@@ -181,7 +180,6 @@ def _export(options: argparse.Namespace) -> None:
         recipe = read_recipes(options.recipe).of["cubes"]
         trained: dict[str, object] = {
             "coarse_prompt": recipe.coarse_prompt > 0,
-            "carried": recipe.carried > 0,
             "cross_patch": options.cross_patch is not None,
         }
         if options.cross_patch is not None:

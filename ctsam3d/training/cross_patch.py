@@ -16,7 +16,7 @@ from torch import nn
 from ctsam3d.network import cross_patch, windows
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.training.augment import Pose, draw_grid, jitter_hu
-from ctsam3d.training.cubes import CubeSamples, degrade, offset_of_neighbour
+from ctsam3d.training.cubes import CubeSamples, degrade
 
 _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=0, flip_probability=0.5)
@@ -38,7 +38,9 @@ class CrossPatchPairs:
         grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
         tones = int(rng.integers(1 << 32))  # the same patient and scanner for both
         first = place.view(np.random.default_rng(tones), grid)
-        offset = offset_of_neighbour(rng, _NEAREST, _FARTHEST)
+        offset = np.zeros(3, dtype=np.int64)
+        while not offset.any():
+            offset = rng.integers(-1, 2, 3) * rng.integers(_NEAREST, _FARTHEST + 1, 3)
         # without a warp the grid is affine: moving along it by so many voxels is a shift in mm
         steps = np.stack([grid[1, 0, 0], grid[0, 1, 0], grid[0, 0, 1]]) - grid[0, 0, 0]
         second = place.view(np.random.default_rng(tones), grid + (offset @ steps).astype(np.float32))

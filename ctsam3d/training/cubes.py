@@ -1,9 +1,8 @@
 """Train the cube network: cached cases at 1.5 mm in, weights that answer clicks and refine coarse masks out.
 
 A sample is a cube of 64^3 voxels, one structure in it, and a prompt. The prompt is what the network meets in use: one
-click alone, or together with the coarse mask a localizer would have drawn, imitated by degrading the truth, or together
-with what a cube beside it has found already. A second round corrects the answer with a click drawn from its errors, as
-in the published recipe.
+click alone, or together with the coarse mask a localizer would have drawn, imitated by degrading the truth. Further
+rounds correct the answer with clicks drawn from its errors, as in the published recipe.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=6, flip_probability=0.5)
 _REACH_MM = np.full(3, CUBE_VOXELS * SPACING_MM / 2 * 1.9 + 10)
 OBJECT = "object_"  # what the names of things without a name begin with
-_NEAREST, _FARTHEST = 20, 30  # of a cube beside one: see `offset_of_neighbour`
 _COARSE_FACTOR = 4  # the localizer's voxels are 6 mm
 
 
@@ -43,7 +41,6 @@ class Mixture:
     synthetic: float = 0.35
     coarse_prompt: float = 0.65
     off_target: float = 0.12  # of the coarse prompts, centred where the coarse mask is wrong
-    carried: float = 0.0  # of the samples, prompted by what a cube beside it has found
     rounds: tuple[float, ...] = (
         0.55,
         0.25,
@@ -112,12 +109,7 @@ class CubeSamples:
         grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
         view = place.view(rng, grid - grid[tuple(32 + shift)])
         hu = jitter_hu(rng, view.hu, strength=0.7)
-        if coarse:
-            previous = degrade(rng, view.truth)
-        elif rng.random() < self.mixture.carried / max(1e-9, 1 - self.mixture.coarse_prompt):
-            previous = carry(rng, view.truth)
-        else:
-            previous = np.zeros(_SHAPE, dtype=np.float32)
+        previous = degrade(rng, view.truth) if coarse else np.zeros(_SHAPE, dtype=np.float32)
         click_zyx = 32 + shift
         return {
             "cube": torch.from_numpy(windows.apply(hu, self.windows_hu)),
@@ -188,25 +180,6 @@ class _Place:
 def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthetic: bool) -> _Place:
     voxels = prepared.places[wanted]
     return _Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
-
-
-def offset_of_neighbour(rng: np.random.Generator, nearest: int, farthest: int) -> NDArray[np.int64]:
-    """Voxels (z, y, x) from a cube's centre to that of one beside it; between these bounds on an axis, or 0."""
-    offset = np.zeros(3, dtype=np.int64)
-    while not offset.any():
-        offset = rng.integers(-1, 2, 3) * rng.integers(nearest, farthest + 1, 3)
-    return offset
-
-
-def carry(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What cubes beside this one may have found of a structure (z, y, x): about the truth where they reach, else 0."""
-    probability = np.where(truth, rng.uniform(0.7, 1.0), rng.uniform(0.0, 0.2)).astype(np.float32)
-    probability += 0.15 * smooth_noise(rng, truth.shape, 4)
-    reached = np.zeros(truth.shape, dtype=bool)
-    for _ in range(int(rng.integers(1, 3))):
-        offset = offset_of_neighbour(rng, _NEAREST, _FARTHEST)
-        reached[tuple(slice(max(0, o), CUBE_VOXELS + min(0, o)) for o in (int(o) for o in offset))] = True
-    return np.where(reached, np.clip(probability, 0, 1), np.float32(0))
 
 
 def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:

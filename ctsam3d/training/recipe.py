@@ -16,7 +16,7 @@ class Recipe:
 
     Attributes:
         synthetic: share of samples painted from label maps.
-        coarse_prompt, off_target, carried, objects, rounds: of the cube network's prompts.
+        coarse_prompt, off_target, objects, rounds: of the cube network's prompts.
     """
 
     steps: int
@@ -30,7 +30,6 @@ class Recipe:
     synthetic: float
     coarse_prompt: float = 0.0
     off_target: float = 0.0
-    carried: float = 0.0
     objects: float = 0.0
     rounds: tuple[float, ...] = (1.0,)
 

@@ -10,18 +10,21 @@ from numpy.typing import NDArray
 
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.decoder import Question, VoxelClick
-from ctsam3d.segmentation.grow import Grown, Growth
+from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.interactive import ClickedStructure
 from ctsam3d.segmentation.patches import Patch
+from ctsam3d.segmentation.stitch import Box, Canvas
 
 SHAPE = (60, 60, 240)
+EVERYWHERE = (slice(0, 60), slice(0, 60), slice(0, 240))
 INSIDE = np.zeros(SHAPE, dtype=bool)
 INSIDE[20:40, 20:40, 10:110] = True
 LEAK = np.zeros(SHAPE, dtype=bool)
 LEAK[20:40, 20:40, 110:230] = True
 APART = np.zeros(SHAPE, dtype=bool)
-APART[50:58, 50:58, 10:30] = True
+APART[50:58, 50:58, 200:220] = True
 FIRST = VoxelClick((30, 30, 60))
+IN_LEAK = VoxelClick((30, 30, 130), positive=False)
 
 
 class Leaking:
@@ -59,72 +62,74 @@ def decoder() -> Leaking:
     return Leaking()
 
 
+def clickable(decoder: Leaking, begun: tuple[Box, NDArray[np.float32]] | None = None) -> ClickedStructure:
+    hu = np.zeros(SHAPE, dtype=np.int16)
+    return ClickedStructure("part", hu, decoder, Growth(), cross_patch=False, begun=begun)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def structure(decoder: Leaking) -> ClickedStructure:
-    hu = np.zeros(SHAPE, dtype=np.int16)
-    return ClickedStructure(
-        "part",
-        hu,
-        decoder,
-        Growth(),
-        cross_patch=False,
-        carry=False,  # type: ignore[arg-type]
-    )
+    return clickable(decoder)
 
 
-def mask_of(grown: Grown) -> NDArray[np.bool_]:
-    return grown.canvas.probability() > 0.5
+def mask_of(canvas: Canvas) -> NDArray[np.bool_]:
+    return canvas.mask(EVERYWHERE)
 
 
 def test_one_negative_click_undoes_a_whole_leak(structure: ClickedStructure) -> None:
-    leaked = mask_of(structure.click([FIRST]))
+    leaked = mask_of(structure.click([FIRST])).copy()
     assert np.array_equal(leaked, INSIDE | LEAK)
-    corrected = mask_of(structure.click([VoxelClick((30, 30, 130), positive=False)]))
+    corrected = mask_of(structure.click([IN_LEAK]))
     assert np.array_equal(corrected & INSIDE, INSIDE)
-    # what lies further along the leak than any cube with the click in it is no longer reached from inside
+    # what lies further along the leak than the cube with the click in it hangs on nothing any more
     assert (corrected & LEAK).sum() < 0.1 * LEAK.sum()
 
 
-def test_a_positive_click_elsewhere_adds_what_is_there(structure: ClickedStructure) -> None:
-    structure.click([FIRST])
-    both = mask_of(structure.click([VoxelClick((54, 54, 14))]))
-    assert np.array_equal(both, INSIDE | LEAK | APART)
-    assert structure.clicks == (FIRST, VoxelClick((54, 54, 14)))
+def test_a_positive_click_elsewhere_adds_what_is_there(decoder: Leaking) -> None:
+    box = (slice(20, 40), slice(20, 40), slice(10, 110))
+    structure = clickable(decoder, (box, np.ones((20, 20, 100), dtype=np.float32)))
+    both = mask_of(structure.click([VoxelClick((54, 54, 210))]))
+    assert both[INSIDE | APART].all() and structure.clicks == (VoxelClick((54, 54, 210)),)
 
 
-def test_a_click_costs_only_the_cubes_that_hold_it(structure: ClickedStructure, decoder: Leaking) -> None:
-    structure.click([FIRST])
-    before = structure.decoded
-    click = VoxelClick((25, 25, 225))
-    structure.click([click])
-    new = decoder.asked[before:]
-    assert new and structure.decoded == len(decoder.asked)
-    assert all(question.inside() and click in question.clicks for question in new)
+def test_a_correction_costs_one_cube_and_changes_nothing_outside_of_it(
+    structure: ClickedStructure, decoder: Leaking
+) -> None:
+    before = mask_of(structure.click([FIRST])).copy()
+    asked = len(decoder.asked)
+    structure.click([VoxelClick((25, 25, 225))])
+    (new,) = decoder.asked[asked:]
+    assert structure.decoded == len(decoder.asked) and new.inside()
+    changed = mask_of(structure.canvas) != before
+    of_volume, _ = new.patch.overlap(SHAPE)
+    changed[of_volume] = False
+    assert not changed.any()
 
 
-def test_a_further_click_corrects_the_last_answer_of_its_cube(
+def test_a_correction_is_told_the_mask_and_all_clicks_of_its_cube(
     structure: ClickedStructure, decoder: Leaking
 ) -> None:
     structure.click([FIRST])
     assert decoder.asked[0].previous is None
-    before = len(decoder.asked)
-    structure.click([VoxelClick((30, 30, 70))])
-    again = [q for q in decoder.asked[before:] if q.patch.click_zyx == FIRST.zyx]
-    assert [len(q.clicks) for q in again] == [2]
-    assert again[0].previous is not None and again[0].previous.max() == 1
+    structure.click([VoxelClick((30, 30, 70)), VoxelClick((45, 45, 60), positive=False)])
+    second, third = decoder.asked[-2:]
+    # near the first click: they are put to its cube, as in training
+    assert second.patch.click_zyx == third.patch.click_zyx == FIRST.zyx
+    assert [len(q.clicks) for q in (second, third)] == [2, 3] and third.clicks[0] == FIRST
+    assert second.previous is not None and second.previous.max() == 1
 
 
-def test_clicks_together_are_given_one_after_another_in_a_new_cube(
-    structure: ClickedStructure, decoder: Leaking
+def test_of_clicks_made_together_the_positive_ones_count_first(structure: ClickedStructure) -> None:
+    together = mask_of(structure.click([IN_LEAK, FIRST]))
+    assert np.array_equal(together & INSIDE, INSIDE) and structure.clicks == (FIRST, IN_LEAK)
+
+
+def test_a_mask_that_is_there_is_corrected_where_it_is_clicked_on_and_stays_elsewhere(
+    decoder: Leaking,
 ) -> None:
-    structure.click([FIRST, VoxelClick((30, 30, 70), positive=False)])
-    assert [(len(q.clicks), q.previous is None) for q in decoder.asked[:2]] == [(1, True), (2, False)]
-
-
-def test_weights_that_were_trained_to_go_on_from_a_neighbour_are_told_what_it_found(decoder: Leaking) -> None:
-    hu = np.zeros(SHAPE, dtype=np.int16)
-    structure = ClickedStructure("part", hu, decoder, Growth(), cross_patch=False, carry=True)  # type: ignore[arg-type]
-    structure.click([FIRST])
-    first, *others = decoder.asked
-    assert first.previous is None and others
-    assert all(q.previous is not None and 0 < (q.previous > 0.5).mean() < 0.5 for q in others)
+    structure = clickable(decoder, (EVERYWHERE, (INSIDE | LEAK).astype(np.float32)))
+    assert np.array_equal(mask_of(structure.canvas), INSIDE | LEAK) and not decoder.asked
+    corrected = mask_of(structure.click([VoxelClick((30, 30, 170), positive=False)]))
+    assert len(decoder.asked) == 1 and not corrected[30, 30, 150:190].any()
+    # it did not grow from clicks, so that nothing has to hang together with one
+    assert corrected[30, 30, 20:130].all() and corrected[30, 30, 210:228].all()

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.geometry import Geometry
@@ -12,8 +14,12 @@ from ctsam3d.imaging.nifti import read_volume
 from ctsam3d.imaging.resample import to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network.checkpoint import CheckpointError, load
+from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.outcome import Status
+from ctsam3d.prompting.clicks import ClickPrompter, ClickRow
+from ctsam3d.prompting.prompt import Click, PromptKind
 from ctsam3d.segmentation.decoder import ModelOutputInvalid
+from ctsam3d.segmentation.result import StudySegmentation
 from ctsam3d.segmentation.segmenter import LOCALIZER_FILE, Segmenter, weights_path
 from tests.ctsam3d.constant_network import with_constant
 
@@ -61,6 +67,29 @@ def test_the_liver_lies_on_the_right_and_is_made_of_liver(answer, abdomen: Volum
     body = abdomen.geometry.to_world_xyz_mm(np.argwhere(abdomen.hu > -300).mean(axis=0))
     assert centre[0] < body[0] - 20  # LPS+: x grows to the left
     assert 20 < np.median(abdomen.hu[mask]) < 250
+
+
+def test_clicks_correct_what_is_found_without_them_and_leave_alone_what_is_far(
+    segmenter: Segmenter, abdomen: Volume
+) -> None:
+    def mask_of(found: StudySegmentation) -> NDArray[np.bool_]:
+        return found.labels == found.label_ids["liver"]
+
+    automatic = mask_of(segmenter.segment(abdomen, ["liver"]))
+    # the liver voxel farthest to the left: "not the liver"; the one in its middle: "the liver"
+    inside = np.argwhere(ndimage.binary_erosion(automatic, iterations=2))
+    left, middle = inside[inside[:, 2].argmax()], inside[len(inside) // 2]
+    clicks = [
+        ClickRow(row, "liver", Click(tuple(abdomen.geometry.to_world_xyz_mm(voxel)), positive))
+        for row, (voxel, positive) in enumerate([(middle, True), (left, False)], 1)
+    ]
+    corrected = segmenter.segment(abdomen, ["liver"], ClickPrompter(clicks))
+    assert corrected.findings["liver"].prompter is PromptKind.CLICKS
+    changed = np.argwhere(mask_of(corrected) != automatic)
+    assert len(changed)
+    distance_mm = np.abs(changed[:, None] - [middle, left])[..., 2] * abdomen.geometry.spacing_xyz_mm[0]
+    # of the two cubes the second may be around the first click: nothing changes beyond either
+    assert (distance_mm.min(axis=1) <= 2 * CUBE_VOXELS * SPACING_MM / 2 + 3).all()
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -99,22 +99,6 @@ def test_a_cube_is_clicked_inside_its_structure() -> None:
     assert inside >= 18  # interpolated labels may lose a voxel at the border
 
 
-def test_what_a_neighbour_found_is_about_right_where_it_reaches_and_nothing_beyond() -> None:
-    cubes = CubeSamples([_phantom()], SIZES["nano"].windows_hu, Mixture(0.0, coarse_prompt=0.0, carried=1.0))
-    reached = partly = 0
-    for step in range(20):
-        sample = cubes.draw((0, step, 0))
-        truth, previous = sample["truth"][0] > 0, sample["previous"][0]
-        assert float(previous.min()) >= 0 and float(previous.max()) <= 1
-        faces = [previous.select(axis, end) for axis in range(3) for end in (0, -1)]
-        partly += any(not face.any() for face in faces)  # two neighbours on opposite sides reach all of it
-        sure = previous > 0.5
-        if sure.any():
-            assert float((truth & sure).sum() / sure.sum()) > 0.8
-            reached += 1
-    assert reached > 10 and partly > 10
-
-
 def test_a_cached_case_reads_back(tmp_path: Path) -> None:
     case = _phantom()
     save_case(case, tmp_path / "phantom.npz")

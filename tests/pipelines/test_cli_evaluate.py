@@ -68,6 +68,8 @@ def test_a_bad_case_is_named_and_costs_none_of_the_others(
         ("chest", "lung_right", "automatic", None),
         ("chest", "lung_right", "clicks", 1),
         ("chest", "lung_right", "clicks", 2),
+        ("chest", "lung_right", "corrected", 1),
+        ("chest", "lung_right", "corrected", 2),
     ]
     assert (
         scores[2]["cubes"] == scores[3]["cubes"] == 1
