@@ -222,7 +222,8 @@ def _is_short(element: object) -> bool:
 
 
 def _text(dataset: Dataset, tag: int) -> str:
-    element = dataset.get_item(tag)
+    # else an empty value would be converted at once, by a VR that may be none
+    element = dataset.get_item(tag, keep_deferred=True)
     value = element.value if element is not None else None
     return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
 
