@@ -10,7 +10,8 @@ nothing needs a gradient:
 * of the head, only the mask's channel is computed, as a product from the 8 children of a voxel to the 64 voxels that
   they reach, which are then added where they overlap, so that the features of 64^3 voxels never exist;
 * convolutions may run in bfloat16 (`Precision`). What runs between blocks is always float32: rounded there, a mask
-  moves three times as far as by all convolutions together.
+  moves three times as far as by all convolutions together. So is the head, which costs next to nothing and rounded
+  would move as many voxels over a mask's border as all convolutions.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class FastDecoder:
         upsamplers = [decoder.upscale1, decoder.upscale2, decoder.upscale3, decoder.upscale4]
         self.modulator = Modulator(blocks, precision.dtype)
         self._blocks = [_Block(block, precision.dtype) for block in blocks]
-        self._upsamplers = [_Upsampler(upsampler, torch.float32) for upsampler in upsamplers]
-        self._head = _Head(_Upsampler(decoder.upscale5, precision.dtype), decoder.mask_prediction_head[0])
+        self._upsamplers = [_Upsampler(upsampler) for upsampler in upsamplers]
+        self._head = _Head(_Upsampler(decoder.upscale5), decoder.mask_prediction_head[0])
 
     @torch.inference_mode()
     def decode(
@@ -101,17 +102,16 @@ class _Block:
 class _Upsampler:
     """Transposed convolution of stride 2, norm over channels, GELU: a voxel's channels to those of its 8 children."""
 
-    def __init__(self, upsampler: Upsampler, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, upsampler: Upsampler) -> None:
         weight, bias = weight_and_bias(upsampler.cna[0])  # (C, width, 2, 2, 2)
         self.width = len(bias)
         rows = weight.permute(2, 3, 4, 1, 0).reshape(8 * self.width, -1)  # ordered (z, y, x, width)
-        self.weight, self.bias = rows.to(dtype).contiguous(), bias.repeat(8).to(dtype)
-        self.norm_weight, self.norm_bias = (t.to(dtype) for t in weight_and_bias(upsampler.cna[1]))
+        self.weight, self.bias = rows.contiguous(), bias.repeat(8)
+        self.norm_weight, self.norm_bias = weight_and_bias(upsampler.cna[1])
 
     def children(self, rows: Tensor) -> Tensor:
         """(..., C) -> (..., 8, width): the children in order z, y, x."""
-        grown = F.linear(rows.to(self.dtype), self.weight, self.bias).unflatten(-1, (8, self.width))
+        grown = F.linear(rows, self.weight, self.bias).unflatten(-1, (8, self.width))
         normed = F.layer_norm(grown, (self.width,), self.norm_weight, self.norm_bias, CHANNEL_NORM_EPS)
         return F.gelu(normed)
 
@@ -136,7 +136,7 @@ class _Head:
     def __init__(self, upsampler: _Upsampler, convolution: nn.Module) -> None:
         self.upsampler = upsampler
         weight, bias = weight_and_bias(convolution)
-        self.shares, self.bias = _shares(weight[0]).to(upsampler.dtype), bias[0]
+        self.shares, self.bias = _shares(weight[0]), bias[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, s, s, s) -> float32 logits (B, 1, 2s, 2s, 2s); one sample at a time, for the cache's sake."""
