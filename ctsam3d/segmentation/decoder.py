@@ -80,6 +80,7 @@ class CubeDecoder:
         decode: as `CtSam3d.decode`, which it replaces.
 
     Attributes:
+        batch: halved, down to one, each time the device has no room for so many.
         seconds: spent in the network by now.
     """
 
@@ -101,6 +102,7 @@ class CubeDecoder:
 
         Raises:
             ModelOutputInvalid: an answer was not finite.
+            torch.OutOfMemoryError: the device has no room for one cube.
         """
         started = time.monotonic()
         answers = np.empty((len(questions), *(CUBE_VOXELS,) * 3), dtype=np.float32)
@@ -108,11 +110,33 @@ class CubeDecoder:
         plain = [question.is_centred for question in questions]
         for kind in (True, False):
             wanted = [i for i, is_plain in enumerate(plain) if is_plain is kind]
-            for start in range(0, len(wanted), self.batch):
-                part = wanted[start : start + self.batch]
-                answers[part] = self._answer(hu, [questions[i] for i in part])
+            while wanted:
+                part = wanted[: self.batch]
+                if self._fitted(answers, part, hu, questions):
+                    wanted = wanted[len(part) :]
         self.seconds += time.monotonic() - started
         return answers
+
+    def _fitted(
+        self,
+        answers: NDArray[np.float32],
+        part: Sequence[int],
+        hu: NDArray[np.generic],
+        questions: Sequence[Question],
+    ) -> bool:
+        """Whether some questions could be answered at once; if not, fewer are tried from now on."""
+        try:
+            answers[part] = self._answer(hu, [questions[i] for i in part])
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+        else:
+            return True
+        # here, where no traceback holds on to what was allocated
+        self.batch = max(1, len(part) // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
 
     def _answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:
         inside = [question.inside() for question in questions]

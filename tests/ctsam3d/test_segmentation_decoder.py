@@ -51,6 +51,27 @@ def question(origin: tuple[int, int, int], *, beside: bool = False, previous: bo
     return Question(patch, clicks, coarse)
 
 
+@pytest.mark.parametrize("room", [1, 2, 0])
+def test_a_device_without_room_is_asked_less_at_a_time_down_to_one_cube(model: CtSam3d, room: int) -> None:
+    counted = Counted(model)
+
+    def cramped(embeddings: Embeddings, clicks: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        if len(clicks) > room:
+            raise torch.OutOfMemoryError("no room")
+        return counted.decode(embeddings, clicks, *others)
+
+    questions = [question((n, 0, 0)) for n in range(5)]
+    decoder = CubeDecoder(model, torch.device("cpu"), 4, cramped)
+    if room == 0:
+        with pytest.raises(torch.OutOfMemoryError):
+            decoder.answer(HU, questions)
+        return
+    answers = decoder.answer(HU, questions)
+    assert decoder.batch == room == max(asked for asked, _ in counted.asked)
+    roomy = CubeDecoder(model, torch.device("cpu"), 4, FastDecoder(model.mask_decoder).decode)
+    assert np.abs(answers - roomy.answer(HU, questions)).max() < 1e-4
+
+
 def test_centred_clicks_are_asked_apart_from_what_would_slow_them(model: CtSam3d) -> None:
     counted = Counted(model)
     decoder = CubeDecoder(model, torch.device("cpu"), 2, counted.decode)

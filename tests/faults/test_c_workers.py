@@ -59,8 +59,7 @@ def test_C04_an_exception_fails_one_series(troubles: Troubles, rows: dict) -> No
 
 
 def test_C05_a_full_device_fails_one_series_and_the_worker_lives_on(troubles: Troubles, rows: dict) -> None:
-    """Changed: the batch is not halved; it is four cubes of one size whatever the study, and a device too small
-    for that is too small for the next series as well."""
+    """Batches are halved before, down to one cube; here not even that fits."""
     assert 5 in played(troubles.notes)
     assert ending(rows, 5) == ("failed", "GPU_OOM")
     assert attempts(troubles.notes)[5] == 1
