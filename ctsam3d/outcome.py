@@ -51,6 +51,7 @@ class Reason(StrEnum):
     RESCALE_INVALID = "RESCALE_INVALID"
     PHOTOMETRIC_UNSUPPORTED = "PHOTOMETRIC_UNSUPPORTED"
     HU_IMPLAUSIBLE = "HU_IMPLAUSIBLE"
+    PROMPTS_INVALID = "PROMPTS_INVALID"  # what was said of the series cannot be used, or is not of it
 
 
 class Rejected(Exception):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ctsam3d.anatomy.catalogue import CATALOGUE
 from ctsam3d.anatomy.structures import resolve
 from ctsam3d.imaging.decoders import DecoderMissing, check_decoders
 from ctsam3d.outcome import Status
@@ -29,6 +30,7 @@ from pipelines.cohort.commit import Outcome, Stamp, commit
 from pipelines.cohort.discover import EmptySource, discover
 from pipelines.cohort.job import Job
 from pipelines.cohort.work import Work
+from pipelines.cohort_prompts import CohortPrompts
 from pipelines.config import RunConfig, config_hash, limits_of, meaning
 from pipelines.faults import Aborted, UsageError
 from pipelines.ledger import forget_attempts
@@ -40,7 +42,7 @@ from pipelines.reasons import RETRIABLE, Failure, Withheld
 from pipelines.records import RecordDamaged, read_record
 from pipelines.repair import set_aside, set_aside_records, set_aside_tables
 from pipelines.runs import Run, save_run
-from pipelines.schemas import MANIFEST
+from pipelines.schemas import PENDING
 from pipelines.segmenters import SegmenterSource
 from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES
 from pipelines.store import NotFound, Store, StoreError, Throttled, open_store
@@ -63,12 +65,16 @@ class Summary:
         series_by_status: of every series the source holds.
         computed: series whose record this very command made.
         output: address of the output store.
+        prompted: series with prompts among those of the source; None where no prompts were given.
+        prompts_unused: series with prompts that the source does not have.
     """
 
     run_id: str
     series_by_status: dict[str, int]
     computed: int
     output: str
+    prompted: int | None = None
+    prompts_unused: int = 0
 
     @property
     def tables(self) -> dict[str, str]:
@@ -119,6 +125,7 @@ def run(
     config: RunConfig,
     segmenter: SegmenterSource,
     *,
+    prompts: CohortPrompts | None = None,
     retry_failed: bool = False,
     replace_damaged: bool = False,
     in_process: bool = False,
@@ -129,12 +136,14 @@ def run(
         stores: source and output.
         config: what is asked for.
         segmenter: where replicas get their weights.
+        prompts: what is said of series, before what the segmenter finds by itself.
         retry_failed: compute series again that failed, were lost or poisoned; rejected ones stay.
         replace_damaged: set records and tables aside that cannot be believed, and make them again.
         in_process: one series after the other in this process, without Ray.
 
     Raises:
-        UsageError: unusable weights, an unknown structure, a source without objects, a missing decoder.
+        UsageError: unusable weights, an unknown structure, a source without objects, a missing decoder, prompts of
+            no series of the source.
         Aborted: the cluster or a store gave up, or the run was told to stop; the same command continues.
     """
     try:
@@ -145,12 +154,14 @@ def run(
     pseudonyms = Pseudonyms.of_file(Path(key_file)) if key_file else None
     known = segmenter.identity()
     segmenter = known.source or segmenter
-    try:
-        structures = resolve(",".join(config.structures), known.structures)
-    except ValueError as fault:
-        raise UsageError(str(fault)) from None
+    structures = _asked_for(config, known.structures, prompts)
+    if prompts and pseudonyms:
+        prompts = prompts.renamed(pseudonyms)
     try:
         found = discover(stores.source, limits_of(config), pseudonyms=pseudonyms).manifest
+        prompted = _prompted(found, prompts)
+        if prompts:
+            found = found.prompted({uid: said.digest for uid, said in prompts.by_series.items()})
         manifest = found.renamed(partial(pseudonyms.text, "object")) if pseudonyms else found
         kept = meaning(config, structures, known.settings, pseudonyms.fingerprint if pseudonyms else None)
         plan = Run.of(manifest, structures, kept, config_hash(kept), known.weights_sha256, code_version())
@@ -168,13 +179,23 @@ def run(
             stamp,
         )
         pending = {plan.record_key(ref): ref.series_key for ref in missing if ref.status is Status.OK}
+        job = Job(
+            source=stores.source,
+            output=stores.output,
+            segmenter=segmenter,
+            structures=plan.structures,
+            limits=limits_of(config),
+            stamp=stamp,
+            resources=config.resources,
+            prompts=prompts.store if prompts else None,
+        )
         # A series may be lost with its worker where Ray tries nothing again. Each round counts as an attempt, so that
         # of the last one it comes out with a reason.
         with _machines(config) if pending and not in_process else nullcontext():
             for _ in range(config.resources.max_attempts + 1):
                 if pending:
-                    rows = _rows(found, pending.values())
-                    _compute(stores, plan, stamp, config, segmenter, rows, in_process)
+                    rows = _rows(found, pending.values(), prompts)
+                    _compute(job, plan, rows, in_process)
                     done = recorded(stores.output)
                     pending = {key: series for key, series in pending.items() if key not in done}
         _record_lost(stores.output, plan, stamp, set(pending))
@@ -189,7 +210,14 @@ def run(
         raise Aborted(str(fault)) from fault
     except ParquetDamaged as damage:
         raise Aborted(f"{damage}; --replace-damaged makes it again") from damage
-    return Summary(plan.run_id, published.series_by_status, len(missing), stores.output.uri)
+    return Summary(
+        run_id=plan.run_id,
+        series_by_status=published.series_by_status,
+        computed=len(missing),
+        output=stores.output.uri,
+        prompted=prompted if prompts else None,
+        prompts_unused=len(prompts.by_series) - prompted if prompts else 0,
+    )
 
 
 def recorded(output: Store) -> set[str]:
@@ -203,10 +231,41 @@ def _place(uri: str) -> str:
     return (without_slash(uri) if is_s3(uri) else str(local_path(uri).resolve())) + "/"
 
 
-def _rows(manifest: Manifest, series: Iterable[str]) -> pa.Table:
-    """The manifest's rows of these series."""
+def _asked_for(config: RunConfig, own: tuple[str, ...], prompts: CohortPrompts | None) -> tuple[str, ...]:
+    """The structures of every series: "all" are the segmenter's own, and those that somebody has clicked on."""
+    clicked = prompts.clicked if prompts else ()
+    nameable = prompts.nameable if prompts else ()
+    everything = (*own, *(name for name in clicked if name not in own))
+    available = (*own, *(name for name in CATALOGUE if name in nameable and name not in own))
+    try:
+        return resolve(",".join(config.structures), available, everything)
+    except ValueError as fault:
+        raise UsageError(str(fault)) from None
+
+
+def _prompted(manifest: Manifest, prompts: CohortPrompts | None) -> int:
+    """How many of the series with prompts the source has. UsageError for none at all."""
+    if prompts is None:
+        return 0
+    found = len(prompts.by_series.keys() & set(manifest.table["series_instance_uid"].to_pylist()))
+    if not found:
+        raise UsageError(
+            f"{prompts.address}: it says something of {len(prompts.by_series)} series, and the source has none of them"
+        )
+    return found
+
+
+def _rows(manifest: Manifest, series: Iterable[str], prompts: CohortPrompts | None) -> pa.Table:
+    """The manifest's rows of these series, each with its own prompts beside it."""
     asked = pa.array(sorted(series), pa.string())
-    return manifest.table.filter(pa.compute.is_in(manifest.table["series_key"], value_set=asked))
+    rows = manifest.table.filter(pa.compute.is_in(manifest.table["series_key"], value_set=asked))
+    said = [
+        prompts.by_series[uid].to_json() if prompts and digest is not None else None
+        for uid, digest in zip(
+            *(rows[name].to_pylist() for name in ("series_instance_uid", "prompts_digest")), strict=True
+        )
+    ]
+    return rows.append_column(PENDING.field("prompts"), pa.array(said, pa.string()))
 
 
 def _refused(ref: SeriesRef, plan: Run) -> Work:
@@ -214,31 +273,14 @@ def _refused(ref: SeriesRef, plan: Run) -> Work:
     return Work(ref, plan.record_key(ref), ref.status, ref.reason, ref.detail)
 
 
-def _compute(
-    stores: Stores,
-    plan: Run,
-    stamp: Stamp,
-    config: RunConfig,
-    segmenter: SegmenterSource,
-    rows: pa.Table,
-    in_process: bool,
-) -> None:
+def _compute(job: Job, plan: Run, rows: pa.Table, in_process: bool) -> None:
     """Compute the pending series, showing progress. A run with nothing to do never imports Ray.
 
     Raises:
         Aborted: told to stop, standing still, failing as a whole, or an output that took not every record.
     """
-    job = Job(
-        source=stores.source,
-        output=stores.output,
-        segmenter=segmenter,
-        structures=plan.structures,
-        limits=limits_of(config),
-        stamp=stamp,
-        resources=config.resources,
-    )
     compute = _in_process if in_process else _on_cluster
-    resources, progress = config.resources, Progress(rows.num_rows)
+    resources, progress = job.resources, Progress(rows.num_rows)
     # A little longer than the graph's own limit, which explains itself better.
     limit_s = resources.longest_wait_s
     watchdog = Watchdog(limit_s + min(_WATCHDOG_LATER_S, limit_s / 2))
@@ -257,7 +299,7 @@ def _compute(
     if stop.is_set():
         raise Aborted(f"told to stop: {rows.num_rows - ended} series are left")
     if unwritten:
-        raise Aborted(f"{stores.output.uri}: did not take the records of {unwritten} series")
+        raise Aborted(f"{job.output.uri}: did not take the records of {unwritten} series")
 
 
 def _machines(config: RunConfig) -> AbstractContextManager[None]:
@@ -277,7 +319,7 @@ def _on_cluster(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> I
     from pipelines.cohort import graph
 
     key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
-    job.output.put(key, parquet.write([rows], MANIFEST))
+    job.output.put(key, parquet.write([rows], PENDING))
     try:
         path, filesystem = arrow_location(job.output, key)
         yield from graph.compute(job, path, rows.num_rows, filesystem, stop)

@@ -15,6 +15,7 @@ from enum import IntEnum
 from pydantic import TypeAdapter
 
 from ctsam3d.imaging.dicom import SeriesFacts
+from ctsam3d.imaging.packed_labels import LabelSheet
 from ctsam3d.outcome import Reason
 from pipelines.reasons import Failure
 
@@ -28,9 +29,9 @@ class Kind(IntEnum):
 
     READY = 1  # the child has started
     JOB = 2  # a Job as JSON
-    OBJECT = 3  # one DICOM object
+    OBJECT = 3  # one object: DICOM, or of a label map
     END = 4  # no more objects
-    REPLY = 5  # a Reply as JSON, its voxels in the file that comes with it
+    REPLY = 5  # a Reply as JSON, its voxels or masks in the file that comes with it
 
 
 class FrameError(Exception):
@@ -46,23 +47,27 @@ class Job:
         memory_bytes: address space it may take beyond what it has.
         seconds: of CPU time, and of keeping the parent waiting.
         folder: to be read by the child itself; None where objects follow.
+        packed_bytes: that the masks of a label map may take, whose object follows and, where there is one, the JSON
+            that names its labels; None of a series.
     """
 
     limits: dict[str, float]
     memory_bytes: int
     seconds: float
     folder: str | None = None
+    packed_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of a job: facts and the form of the voxels, or one of three kinds of failure.
+    """What became of a job: facts and the form of the voxels, a sheet of labels, or one of three kinds of failure.
 
     Attributes:
         refused, failed: the code, with its detail.
         unusable: the message of a ValueError or OSError about the folder.
         is_float: float32 HU, else int16.
         shape_zyx, affine: of the volume; the file holds its HU, then the packed bits of its padding.
+        labels: of a label map; the file holds its packed masks.
         peak_memory_bytes: of the child, over its life.
     """
 
@@ -75,6 +80,7 @@ class Reply:
     has_padding: bool = False
     shape_zyx: tuple[int, int, int] | None = None
     affine: tuple[float, ...] | None = None
+    labels: LabelSheet | None = None
     peak_memory_bytes: int = 0
 
 

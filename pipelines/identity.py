@@ -31,9 +31,18 @@ def series_key(*identity: str) -> str:
     return _hash(["series", *identity])
 
 
-def input_digest(objects: Iterable[tuple[int, str | None]]) -> str:
-    """The name of a series' content: sizes in bytes and ETags of its objects, in any order."""
-    return _hash(["objects", *sorted([size, etag or ""] for size, etag in objects)])
+def input_digest(objects: Iterable[tuple[int, str | None]], prompts: str | None = None) -> str:
+    """The name of a series' content: sizes in bytes and ETags of its objects, in any order.
+
+    And, where somebody said where its structures are, the name of what was said.
+    """
+    content = _hash(["objects", *sorted([size, etag or ""] for size, etag in objects)])
+    return content if prompts is None else _hash(["prompted", content, prompts])
+
+
+def prompts_digest(kind: str, content: list[Any]) -> str:
+    """The name of what was said of one series: its kind, and plain JSON values that change when it does."""
+    return _hash(["prompts", kind, *content])
 
 
 def record_key(series: str, digest: str, config: str, weights_sha256: str) -> str:

@@ -36,6 +36,7 @@ class SeriesRef:
         objects: every object of the series, sorted by key.
         image_count: slices or frames of CT images in it, localizers left out.
         slice_thickness: mm. kvp: kV.
+        prompts_digest: the name of what was said of where its structures are; None where nothing was.
     """
 
     series_key: str
@@ -56,6 +57,7 @@ class SeriesRef:
     kvp: float | None = None
     contrast: bool | None = None
     lossy: bool | None = None
+    prompts_digest: str | None = None
 
     @property
     def bytes_total(self) -> int:
@@ -64,8 +66,9 @@ class SeriesRef:
 
     @property
     def input_digest(self) -> str:
-        """The name of the content: it changes when any object does."""
-        return identity.input_digest((entry.size, entry.etag) for entry in self.objects)
+        """The name of the content: it changes when any object does, or what was said of the series."""
+        objects = ((entry.size, entry.etag) for entry in self.objects)
+        return identity.input_digest(objects, self.prompts_digest)
 
     def record_key(self, config_hash: str, weights_sha256: str) -> str:
         """The name of the record that this configuration and these weights make of the series."""
@@ -135,6 +138,17 @@ class Manifest:
         batches = [_renamed(batch, rename) for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS)]
         return Manifest(pa.Table.from_batches(batches, self.table.schema))
 
+    def prompted(self, digests: Mapping[str, str]) -> Manifest:
+        """The same series; those that are to be processed with the names of their prompts, by SeriesInstanceUID."""
+        uids, statuses = (self.table[name].to_pylist() for name in ("series_instance_uid", "status"))
+        named = [
+            digests.get(uid) if uid is not None and status == Status.OK else None
+            for uid, status in zip(uids, statuses, strict=True)
+        ]
+        column = self.table.schema.get_field_index("prompts_digest")
+        field = self.table.schema.field(column)
+        return Manifest(self.table.set_column(column, field, pa.array(named, field.type)))
+
     @property
     def manifest_id(self) -> str:
         """The name of the manifest: the same for the same series, objects and verdicts."""
@@ -142,6 +156,7 @@ class Manifest:
         for ref in self:
             objects = [(entry.key, entry.size, entry.etag) for entry in ref.objects]
             line = [ref.series_key, ref.status, ref.reason, objects]
+            line += [ref.prompts_digest] if ref.prompts_digest else []
             digest.update(json.dumps(line).encode() + b"\n")
         return digest.hexdigest()[:32]
 

@@ -16,7 +16,10 @@ from ctsam3d.arrow_schema import without_arrow_schema
 _ROWS_PER_GROUP = 131_072
 # Columns that files of the same schema version may lack: any other that is missing is damage.
 ADDED_COLUMNS = frozenset(
-    {"flags", "prompter", "geometry_fix", "frame_slices", "study_date", "orientation_suspect"}
+    {
+        *("flags", "prompter", "geometry_fix", "frame_slices", "study_date", "orientation_suspect"),
+        "prompts_digest",
+    }
 )
 _VERSION_KEY = b"ctsam3d.schema_version"
 

@@ -1,4 +1,4 @@
-"""Read a series in a child process: objects or a folder in; a volume, a refusal, or what became of the child out.
+"""Read a series in a child process: objects or a folder in; voxels, a refusal, or what became of the child out.
 
 Parsers and decoders meet bytes that nobody vouches for. In the child (`sandbox_child`) a crash, an endless loop or a
 decompression bomb costs that child, which is replaced; here it is a reason. The child is kept warm between series, has
@@ -18,15 +18,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctsam3d.imaging.dicom import DicomSeries, Limits
 from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.packed_labels import PackedLabels
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected
 from pipelines.frames import JOB, REPLY, FrameError, Job, Kind, Reply, receive, send
@@ -39,6 +42,9 @@ _REPLY_BYTES = 1 << 24
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _GIB = 1 << 30
 _BYTES_PER_VOXEL = 24  # HU as floats, evened out, with padding, and the working room of decoders
+
+
+Answer = TypeVar("Answer")
 
 
 class SandboxFailure(Exception):
@@ -92,7 +98,7 @@ class Sandbox:
             SandboxFailure: CODEC_UNAVAILABLE, DECODER_CRASH, MEMORY, TIMEOUT or INTERNAL.
             SandboxBroken: the child does not start.
         """
-        return self._run(Job(asdict(limits), memory_bytes, self._seconds), objects)
+        return self._run(Job(asdict(limits), memory_bytes, self._seconds), objects, _series)
 
     def read_folder(self, folder: Path, limits: Limits) -> DicomSeries:
         """As `ctsam3d.imaging.dicom.read_folder`; the child itself reads the files.
@@ -104,7 +110,19 @@ class Sandbox:
         held = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         voxels = min(limits.max_pixel_bytes, 16 * held) // 2
         job = Job(asdict(limits), memory_for(held, voxels), self._seconds, str(folder.resolve()))
-        return self._run(job, ())
+        return self._run(job, (), _series)
+
+    def read_labels(
+        self, objects: Iterable[tuple[str, bytes]], limits: Limits, packed_bytes: int, memory_bytes: int
+    ) -> PackedLabels:
+        """As `ctsam3d.imaging.packed_labels.read_packed`; the objects are the file and, if any, the JSON beside it.
+
+        Raises:
+            Rejected: as there.
+            SandboxFailure, SandboxBroken: as `read_series`.
+        """
+        job = Job(asdict(limits), memory_bytes, self._seconds, packed_bytes=packed_bytes)
+        return self._run(job, objects, _labels)
 
     def close(self) -> None:
         """End the child; the next series starts another."""
@@ -118,7 +136,9 @@ class Sandbox:
             child.kill()
             child.wait()
 
-    def _run(self, job: Job, objects: Iterable[tuple[str, bytes]]) -> DicomSeries:
+    def _run(
+        self, job: Job, objects: Iterable[tuple[str, bytes]], take: Callable[[Reply, int | None], Answer]
+    ) -> Answer:
         with self._lock:
             sock = self._started()
             wait = _Wait(sock, job.seconds)
@@ -140,12 +160,12 @@ class Sandbox:
                 self.close()
                 raise
             try:
-                return self._taken(reply, file)
+                return self._taken(reply, file, take)
             finally:
                 if file is not None:
                     os.close(file)
 
-    def _taken(self, reply: Reply, file: int | None) -> DicomSeries:
+    def _taken(self, reply: Reply, file: int | None, take: Callable[[Reply, int | None], Answer]) -> Answer:
         self.peak_memory_bytes = reply.peak_memory_bytes
         if reply.refused is not None:
             raise Rejected(reply.refused, reply.detail or "")
@@ -156,7 +176,7 @@ class Sandbox:
                 self.close()  # what is left of it may be in pieces
             raise SandboxFailure(reply.failed, reply.detail or "")
         try:
-            return _series(reply, file)
+            return take(reply, file)
         except (ValueError, TypeError, OSError) as fault:
             self.close()
             raise SandboxFailure(
@@ -265,12 +285,7 @@ def _series(reply: Reply, file: int | None) -> DicomSeries:
     voxels = shape[0] * shape[1] * shape[2]
     kind = np.dtype(np.float32 if reply.is_float else np.int16)
     padding_bytes = (voxels + 7) // 8 if reply.has_padding else 0
-    size = voxels * kind.itemsize + padding_bytes
-    # Sealed it can no longer be cut short under the mapping, which would be a bus error here.
-    sealed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
-    if fcntl.fcntl(file, fcntl.F_GET_SEALS) & sealed != sealed or os.fstat(file).st_size != size:
-        raise ValueError("voxels of another size, or not sealed")
-    shared = mmap.mmap(file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    shared = _mapped(file, voxels * kind.itemsize + padding_bytes)
     hu = np.frombuffer(shared, kind, voxels).reshape(shape)
     padding = None
     if reply.has_padding:
@@ -278,6 +293,24 @@ def _series(reply: Reply, file: int | None) -> DicomSeries:
         padding = np.unpackbits(bits, count=voxels).reshape(shape).view(np.bool_)
     geometry = Geometry(shape, np.array(reply.affine).reshape(4, 4))
     return DicomSeries(Volume(hu, geometry, padding), reply.facts)
+
+
+def _labels(reply: Reply, file: int | None) -> PackedLabels:
+    """The label map of a reply; ValueError where its parts do not belong together."""
+    if reply.labels is None or file is None:
+        raise ValueError("a reply without labels")
+    size = reply.labels.packed_bytes
+    bits: NDArray[np.uint8] = np.frombuffer(_mapped(file, size) if size else b"", np.uint8)
+    return PackedLabels(reply.labels, bits)
+
+
+def _mapped(file: int, size: int) -> mmap.mmap:
+    """What a child has written; ValueError where it is of another size or the child could still change it."""
+    # Sealed it can no longer be cut short under the mapping, which would be a bus error here.
+    sealed = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
+    if fcntl.fcntl(file, fcntl.F_GET_SEALS) & sealed != sealed or os.fstat(file).st_size != size:
+        raise ValueError("voxels of another size, or not sealed")
+    return mmap.mmap(file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The inside of a sandbox: DICOM objects on a socket in, a volume in sealed shared memory out, series after series.
+"""The inside of a sandbox: objects on a socket in, a volume or masks in sealed shared memory out, series after series.
 
 Runs as a process of its own, started by `pipelines.sandbox`: it has no credentials, talks to nobody but its parent, and
 its memory, CPU time and files are limited before it sees a byte of anybody's. Whatever a decoder does to it, it does to
@@ -93,9 +93,14 @@ class _Inbox:
 def _answer(job: Job, inbox: _Inbox) -> tuple[Reply, int | None]:
     file: int | None = None
     try:
+        if job.packed_bytes is not None:
+            return _labels(inbox, job.packed_bytes)
         limits = Limits(**{name: type(getattr(Limits(), name))(v) for name, v in job.limits.items()})
         series = read_folder(job.folder, limits) if job.folder else read_series(inbox.objects(), limits)
-        file = _shared(series)
+        parts = [np.ascontiguousarray(series.volume.hu).data.cast("B")]
+        if series.volume.padding is not None:
+            parts.append(np.packbits(series.volume.padding).data)
+        file = _shared(*parts)
         reply = _described(series)
     except (ConnectionError, FrameError):
         raise
@@ -117,6 +122,16 @@ def _answer(job: Job, inbox: _Inbox) -> tuple[Reply, int | None]:
     return reply, file
 
 
+def _labels(inbox: _Inbox, packed_bytes: int) -> tuple[Reply, int]:
+    """The reply to a label map, and its masks."""
+    from ctsam3d.imaging.packed_labels import read_packed
+
+    file, *beside = inbox.objects()
+    found = read_packed(file[1], beside[0][1] if beside else None, packed_bytes)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Reply(labels=found.sheet, peak_memory_bytes=peak_bytes), _shared(found.bits.data)
+
+
 def _described(series: DicomSeries) -> Reply:
     volume = series.volume
     return Reply(
@@ -129,13 +144,12 @@ def _described(series: DicomSeries) -> Reply:
     )
 
 
-def _shared(series: DicomSeries) -> int:
-    """The voxels in memory that has no name and that nobody can change or shorten any more."""
-    file = os.memfd_create("volume", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def _shared(*parts: memoryview) -> int:
+    """Bytes in memory that has no name and that nobody can change or shorten any more."""
+    file = os.memfd_create("voxels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        _write(file, np.ascontiguousarray(series.volume.hu).data.cast("B"))
-        if series.volume.padding is not None:
-            _write(file, np.packbits(series.volume.padding).data)
+        for part in parts:
+            _write(file, part)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
     except BaseException:

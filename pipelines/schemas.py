@@ -142,7 +142,7 @@ _OBJECT = pa.struct(
     ]
 )
 
-# One row per series found in a source, kept or not.
+# One row per series found in a source, kept or not; where there are prompts of it, the name of their content.
 MANIFEST = pa.schema(
     [
         *_IDENTITY,
@@ -163,6 +163,10 @@ MANIFEST = pa.schema(
         _column("kvp", _REAL, "kV"),
         _column("contrast", pa.bool_()),
         _column("lossy", pa.bool_()),
+        _column("prompts_digest", _TEXT),
     ],
     metadata=_METADATA,
 )
+
+# One row per series to compute, while a run lasts: as in the manifest, and its prompts as JSON.
+PENDING = pa.schema([*MANIFEST, _column("prompts", _TEXT)], metadata=_METADATA)

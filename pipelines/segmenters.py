@@ -22,7 +22,8 @@ class Segmenter(Protocol):
     ) -> StudySegmentation:
         """Labels on the volume's own grid, and a finding for every structure asked for.
 
-        A segmenter that finds structures in its own way is never given a prompter by a run.
+        Of its own structures a prompter is believed; the segmenter finds the others in its own way. One whose series
+        nobody says anything of is never given a prompter.
         """
         ...
 

@@ -19,19 +19,20 @@ from ctsam3d.segmentation.stitch import Canvas, LabelMap
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A prompter that has its prompts already, so that two rows of a table start from the same ones."""
+    """A prompter that has its prompts already, so that two rows of a table start from the same ones.
+
+    Attributes:
+        given: the prompts of those structures that are there.
+        structures: all that were looked for.
+    """
 
     given: Mapping[str, Prompt]
+    structures: tuple[str, ...]
 
     @property
     def kind(self) -> PromptKind:
         """Its prompts are the localizer's."""
         return PromptKind.LOCALIZER
-
-    @property
-    def structures(self) -> tuple[str, ...]:
-        """Names that it has been given."""
-        return tuple(self.given)
 
     def prompts(self, grid: Volume, structures: Sequence[str]) -> dict[str, Prompt]:
         """The prompt of each structure that has one."""
@@ -54,7 +55,7 @@ def localized_and_refined(
         grid: the same on the model grid.
         structures: out of the segmenter's.
     """
-    refined = segmenter.segment(volume, structures, Given(prompts))
+    refined = segmenter.segment(volume, structures, Given(prompts, tuple(structures)))
     return _coarse(segmenter, prompts, volume, grid, structures), refined
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,20 @@ class DicomSegmentation:
         frame_of_reference_uid: what its positions refer to.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises Rejected: TOO_LARGE; NOT_DICOM for what is no segmentation; MALFORMED for one that is damaged."""
+    def __init__(self, file: Path | bytes) -> None:
+        """From a path or the bytes of a file.
+
+        Raises:
+            Rejected: TOO_LARGE; NOT_DICOM for what is no segmentation; MALFORMED for one that is damaged.
+        """
         import highdicom
 
-        if path.stat().st_size > _MAX_BYTES:
-            raise Rejected(
-                Reason.TOO_LARGE, f"file of {path.stat().st_size} bytes, expected at most {_MAX_BYTES}"
-            )
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        if size > _MAX_BYTES:
+            raise Rejected(Reason.TOO_LARGE, f"file of {size} bytes, expected at most {_MAX_BYTES}")
         with quiet():
             try:
-                self._seg = highdicom.seg.segread(path)
+                self._seg = highdicom.seg.segread(io.BytesIO(file) if isinstance(file, bytes) else file)
                 self.labels = tuple(_label(self._seg, n) for n in self._seg.segment_numbers)
                 self.frame_of_reference_uid = _text(self._seg, "FrameOfReferenceUID")
                 referenced = self._seg.get("ReferencedSeriesSequence") or ()

@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctsam3d.imaging.geometry import Geometry
-from ctsam3d.imaging.nifti import read_labels
+from ctsam3d.imaging.nifti import open_nifti, read_labels
 from ctsam3d.imaging.orientation import canonical_geometry, to_canonical
 from ctsam3d.outcome import Reason, Rejected
 
 SUFFIXES = (".nii.gz", ".nii")
-_MAX_JSON_BYTES = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +103,29 @@ class _Nifti:
 class NiftiLabelMap(_Nifti):
     """One NIfTI file whose values are labels."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises Rejected: MALFORMED and others as `read_labels`; MALFORMED for a file without usable names."""
-        names = _names_beside(path) or _names_within(path)
-        if not names and _json_beside(path).is_file():
-            raise Rejected(
-                Reason.MALFORMED, f'{_json_beside(path).name}: expected names by label, as {{"1": "liver"}}'
-            )
+    def __init__(self, file: Path | bytes, beside: bytes | None = None) -> None:
+        """Read a file, or what is in one.
+
+        Args:
+            file: a path, or the bytes.
+            beside: of bytes the JSON that names their labels; beside a path it is looked for.
+
+        Raises:
+            Rejected: MALFORMED and others as `read_labels`; MALFORMED for a file without usable names.
+        """
+        json_name = "labels.json"
+        if isinstance(file, Path):
+            json_name, beside = _json_beside(file).name, _content_beside(file)
+        names = names_of(beside or b"") or _names_within(file)
+        if not names and beside is not None:
+            raise Rejected(Reason.MALFORMED, f'{json_name}: expected names by label, as {{"1": "liver"}}')
         if not names:
             raise Rejected(
                 Reason.MALFORMED,
-                f"the label map has no names: expected {_json_beside(path).name} beside it or a table in its header",
+                f"the label map has no names: expected {json_name} beside it or a table in its header",
             )
         self.labels = tuple(Label(key, text) for key, text in sorted(names.items()))
-        labels, geometry = read_labels(path)
+        labels, geometry = read_labels(file)
         self._map = to_canonical(labels, geometry)
         self._geometry = canonical_geometry(geometry)
         self._boxes = ndimage.find_objects(np.ascontiguousarray(self._map))
@@ -179,13 +187,18 @@ def _json_beside(path: Path) -> Path:
     return path.with_name(f"{_stem(path) or path.stem}.json")
 
 
-def _names_beside(path: Path) -> dict[int, str]:
-    """Names by label from the JSON beside a file: {"1": "liver"}, alone or as its `labels`; none from any other."""
+def _content_beside(path: Path) -> bytes | None:
+    """The JSON beside a file; None where there is none, of one that is too large nothing."""
     beside = _json_beside(path)
-    if not beside.is_file() or beside.stat().st_size > _MAX_JSON_BYTES:
-        return {}
+    if not beside.is_file():
+        return None
+    return b"" if beside.stat().st_size > MAX_JSON_BYTES else beside.read_bytes()
+
+
+def names_of(table: bytes) -> dict[int, str]:
+    """Names by label from JSON: {"1": "liver"}, alone or as its `labels`; none from any other."""
     try:
-        found = json.loads(beside.read_bytes())
+        found = json.loads(table)
         if isinstance(found, dict) and isinstance(found.get("labels"), dict):
             found = found["labels"]
         return _checked(found)
@@ -193,14 +206,14 @@ def _names_beside(path: Path) -> dict[int, str]:
         return {}
 
 
-def _names_within(path: Path) -> dict[int, str]:
+def _names_within(file: Path | bytes) -> dict[int, str]:
     """Names by label from the label table in a header extension."""
     import defusedxml
     from defusedxml.ElementTree import ParseError, fromstring
 
     try:
-        image = nib.load(path)
-        extensions = image.header.extensions if isinstance(image, nib.Nifti1Image) else []
+        image = open_nifti(file)
+        extensions = image.header.extensions if image is not None else []
         for extension in extensions:
             content = extension.get_content()
             text = content if isinstance(content, bytes) else str(content).encode()

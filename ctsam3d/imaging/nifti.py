@@ -6,11 +6,12 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
@@ -22,6 +23,10 @@ from ctsam3d.outcome import Reason, Rejected
 MAX_VOXELS = 2**31  # 2048^3 / 4: beyond any CT, and before a hostile header costs memory
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _COMPRESSION_LEVEL = 5
+_UNREADABLE = (ImageFileError, HeaderDataError, WrapStructError)
+_GZIP_MAGIC = b"\x1f\x8b"
+_NIFTI2_HEADER_BYTES = 540
+_BYTE_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -40,13 +45,13 @@ def read_volume(path: Path | str) -> Volume:
     return Volume(hu, geometry, padding)
 
 
-def read_labels(path: Path | str) -> tuple[NDArray[Any], Geometry]:
-    """A label map from a .nii or .nii.gz file: unsigned integers (z, y, x) and their LPS+ grid.
+def read_labels(file: Path | str | bytes) -> tuple[NDArray[Any], Geometry]:
+    """A label map from a .nii or .nii.gz file or its bytes: unsigned integers (z, y, x) and their LPS+ grid.
 
     Raises:
         Rejected: as `read_volume`; MALFORMED also for values that are not whole numbers from 0 to 65535.
     """
-    values, geometry = _read(Path(path))
+    values, geometry = _read(file if isinstance(file, bytes) else Path(file))
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     # Comparisons with NaN are false: a NaN fails here too.
     if not (low >= 0 and high <= 65535) or (
@@ -84,10 +89,28 @@ def write_labels(path: Path | str, labels: NDArray[Any], geometry: Geometry) -> 
     Path(path).write_bytes(buffer.getvalue())
 
 
-def _read(path: Path) -> tuple[NDArray[Any], Geometry]:
+def open_nifti(file: Path | bytes) -> nib.Nifti1Image | None:
+    """An image whose voxels are still to be read, from a path or from the bytes of a file, packed or not.
+
+    None for an image of another kind. Raises what nibabel and the unpacking raise.
+    """
+    if not isinstance(file, bytes):
+        image = nib.load(file)
+        return image if isinstance(image, nib.Nifti1Image) else None
+    stream: Any = io.BytesIO(file)
+    if file.startswith(_GZIP_MAGIC):
+        stream = gzip.GzipFile(fileobj=stream)
+    size = stream.read(4)
+    stream.seek(0)
+    is_second = any(int.from_bytes(size, order) == _NIFTI2_HEADER_BYTES for order in _BYTE_ORDERS)
+    found: nib.Nifti1Image = (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(stream)
+    return found
+
+
+def _read(file: Path | bytes) -> tuple[NDArray[Any], Geometry]:
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
+        image = open_nifti(file)
+        if image is None:
             raise Rejected(Reason.MALFORMED, "not a NIfTI file")
         shape = image.shape
         if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 1:
@@ -102,7 +125,7 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry]:
         values = np.asanyarray(proxy, dtype=np.float32) if is_scaled else np.asanyarray(proxy)
         values = values.reshape(shape[:3]).T
         affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
-    except (ImageFileError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (*_UNREADABLE, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
         raise Rejected(Reason.MALFORMED, f"file cannot be read as NIfTI ({type(error).__name__})") from None

@@ -2,8 +2,8 @@
 
 A row a click: `structure` (a name or alias of the catalogue), `x_mm`, `y_mm`, `z_mm` (LPS+, as DICOM has them),
 `positive` (true, the default, in the structure; false beside it) and, where a file holds clicks of several series,
-`series_uid`. In JSON a list of objects, or an object whose `clicks` are that list. A field that is none of these is
-refused: a misspelt `positive` would turn a click around.
+`series_uid`; for a cohort in every row. In JSON a list of objects, or an object whose `clicks` are that list. A field
+that is none of these is refused: a misspelt `positive` would turn a click around.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _AXES = ("x_mm", "y_mm", "z_mm")
 _REQUIRED = ("structure", *_AXES)
 _FIELDS = (*_REQUIRED, "positive", "series_uid")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
+# Parquet packs without end; as many rows as a file of JSON could hold, and as much in them
+_MAX_ROWS, _MAX_UNPACKED_BYTES, _BATCH_ROWS = 1_000_000, 512 << 20, 256
 _MAX_FAULTS = 10  # named at a time
 _FAR_MM = 1e6  # farther than this is no place in a patient
 
@@ -95,24 +97,53 @@ def read_clicks(path: Path, series_uid: str | None = None) -> ClickPrompter:
             this series, or clicks of several where the study does not say which it is.
         OSError: the file cannot be opened.
     """
-    rows = _parsed(_table(path))
+    rows = parse_clicks(_content(path))
     named_series = {row.series_uid for row in rows} - {None}
     if series_uid is None and len(named_series) > 1:
         raise PromptError(
             f"field series_uid: clicks of {len(named_series)} series, and the image does not say which it is"
         )
     if series_uid is not None:
-        rows = [row for row in rows if row.series_uid in (None, series_uid)]
+        rows = tuple(row for row in rows if row.series_uid in (None, series_uid))
     if not rows:
         raise PromptError(f"no click of this series; clicks of {len(named_series)} others")
     return ClickPrompter(rows)
 
 
-def _table(path: Path) -> list[Any]:
+def clicks_by_series(data: bytes) -> dict[str, tuple[ClickRow, ...]]:
+    """The clicks of a file's bytes by the SeriesInstanceUID of each row, in the order of the file.
+
+    Raises:
+        PromptError: as `parse_clicks`; a row that does not say of which series it is.
+    """
+    rows = parse_clicks(data)
+    _raise([f"row {row.row}, field series_uid: missing" for row in rows if row.series_uid is None])
+    found: dict[str, list[ClickRow]] = {}
+    for row in rows:
+        assert row.series_uid is not None
+        found.setdefault(row.series_uid, []).append(row)
+    return {uid: tuple(clicks) for uid, clicks in found.items()}
+
+
+def parse_clicks(data: bytes) -> tuple[ClickRow, ...]:
+    """All clicks of a file's bytes, JSON or Parquet, told apart by content.
+
+    Raises:
+        PromptError: too many bytes or rows, neither format, or a field that is missing, unknown or wrong.
+    """
+    if len(data) > MAX_BYTES:
+        raise PromptError(f"file of {len(data)} bytes, expected at most {MAX_BYTES}")
+    return tuple(_parsed(_table(data)))
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > MAX_BYTES:
+        raise PromptError(f"file of {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
+    return path.read_bytes()
+
+
+def _table(data: bytes) -> list[Any]:
     """The rows of a file as it holds them."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise PromptError(f"file of {path.stat().st_size} bytes, expected at most {_MAX_BYTES}")
-    data = path.read_bytes()
     if data.startswith(b"PAR1"):
         return _parquet_rows(data)
     try:
@@ -131,13 +162,22 @@ def _parquet_rows(data: bytes) -> list[Any]:
 
     try:
         # extension types may name code to load: they are left alone
-        table = pq.ParquetFile(
-            pa.BufferReader(without_arrow_schema(data)), arrow_extensions_enabled=False
-        ).read()
-        rows: list[Any] = table.to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(without_arrow_schema(data)), arrow_extensions_enabled=False)
+        if file.metadata.num_rows > _MAX_ROWS:
+            raise PromptError(f"found {file.metadata.num_rows} rows, expected at most {_MAX_ROWS}")
+        columns = file.schema_arrow.names
+        rows: list[Any] = []
+        unpacked = 0
+        for batch in file.iter_batches(_BATCH_ROWS):
+            unpacked += batch.nbytes
+            if unpacked > _MAX_UNPACKED_BYTES:
+                raise PromptError(f"unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
+            rows += batch.to_pylist()
+    except PromptError:
+        raise
     except Exception as fault:  # damaged bytes raise whatever they happen to hit
         raise PromptError(f"cannot be read as Parquet ({type(fault).__name__})") from None
-    missing = [name for name in _REQUIRED if name not in table.column_names]
+    missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise PromptError(f"column {missing[0]}: missing, expected {', '.join(_REQUIRED)}")
     optional = [name for name in _FIELDS if name not in _REQUIRED]

@@ -1,8 +1,8 @@
 """Segment whole structures: a CT volume and names in, one label map on the volume's own grid out.
 
 1. The volume is resampled to the model grid (1.5 mm, LPS+).
-2. A prompter, by default the localizer, says where structures are: a coarse mask, clicks, or both. Those of which it
-   says nothing are absent.
+2. A prompter, where there is one, says where the structures are that it has been given, and the localizer where the
+   others are: a coarse mask, clicks, or both. Those of which neither says anything are absent.
 3. A structure with a coarse mask is covered with cubes, each centred on a click deep inside it; one with clicks alone
    grows from them, cube by cube (`grow`); one with both is covered first and corrected by the clicks (`interactive`).
 4. The network decodes the cubes, in batches that run across structures, from the clicks and, for weights trained to
@@ -182,8 +182,9 @@ class Segmenter:
 
         Args:
             volume: on its own grid.
-            structures: at most 255 names, out of the prompter's.
-            prompter: says where they are; the localizer by default.
+            structures: at most 255 names. Those that neither the prompter nor the localizer knows are absent, with the
+                reason NOT_PROMPTED.
+            prompter: says where those are that it knows.
 
         Raises:
             ModelOutputInvalid: the network's output was not finite.
@@ -192,16 +193,17 @@ class Segmenter:
         clock = _Clock()
         grid = to_model_grid(volume, SPACING_MM)
         clock.lap("prepare")
-        asked = prompter or self.localizer
-        prompts = asked.prompts(grid, structures)
-        if asked.kind is PromptKind.CLICKS:
-            prompts = self._begun(prompts, grid)
+        who, prompts = self._prompts(grid, structures, prompter)
         clock.lap("prompt")
         network_before = self._decoder.seconds
         names = [name for name in structures if name in prompts]
         ids = {name: i for i, name in enumerate(names, 1)}
         label_map = LabelMap(grid.hu.shape)
-        findings = {name: Finding(Status.ABSENT) for name in structures if name not in prompts}
+        findings = {
+            name: Finding(Status.ABSENT, None if name in who else "NOT_PROMPTED")
+            for name in structures
+            if name not in prompts
+        }
         for name, found in self._found(grid, {name: prompts[name] for name in names}):
             findings[name] = self._enter(name, ids[name], found, label_map, grid)
         clock.lap("merge", network=self._decoder.seconds - network_before)
@@ -212,19 +214,32 @@ class Segmenter:
                 findings[name] = Finding(Status.ABSENT, clicks=findings[name].clicks)
                 del ids[name]
         clock.lap("restore")
-        ordered = {name: replace(findings[name], prompter=asked.kind) for name in structures}
+        ordered = {name: replace(findings[name], prompter=who.get(name)) for name in structures}
         return StudySegmentation(labels, ids, ordered, clock.seconds)
 
-    def _begun(self, prompts: Mapping[str, Prompt], grid: Volume) -> dict[str, Prompt]:
-        """Clicks, with the localizer's mask where one of them says that this is the structure."""
-        names = [name for name in self.structures if name in prompts]
-        coarse = self.localizer.locate(grid, names) if names else {}
-        return {
-            name: replace(prompt, coarse=coarse[name])
-            if name in coarse and _points_at(coarse[name], _on_grid(prompt.clicks, grid))
-            else prompt
-            for name, prompt in prompts.items()
-        }
+    def _prompts(
+        self, grid: Volume, structures: Sequence[str], prompter: Prompter | None
+    ) -> tuple[dict[str, PromptKind], dict[str, Prompt]]:
+        """Who says where each structure is, and what they say; of the same structures or fewer.
+
+        Clicks come with the localizer's mask where one of them says that this is the structure.
+        """
+        given = prompter.structures if prompter is not None else ()
+        theirs = [name for name in structures if name in given]
+        ours = [name for name in structures if name in self.structures and name not in given]
+        who = dict.fromkeys(ours, self.localizer.kind)
+        said: dict[str, Prompt] = {}
+        corrected: list[str] = []
+        if prompter is not None:
+            said = prompter.prompts(grid, theirs)
+            who |= dict.fromkeys(theirs, prompter.kind)
+            if prompter.kind is PromptKind.CLICKS:
+                corrected = [name for name in said if name in self.structures]
+        located = self.localizer.locate(grid, [*ours, *corrected]) if ours or corrected else {}
+        for name in corrected:
+            if name in located and _points_at(located[name], _on_grid(said[name].clicks, grid)):
+                said[name] = replace(said[name], coarse=located[name])
+        return who, {name: Prompt(located[name]) for name in ours if name in located} | said
 
     def _found(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, _Found]]:
         """What each prompt comes to, one structure at a time or nearly so."""

@@ -12,8 +12,10 @@ from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
 from pipelines.budget import Budget, end_process
 from pipelines.cohort.commit import Outcome, Stamp, commit
-from pipelines.cohort.load import Decoding, load
+from pipelines.cohort.fetch import Decoding
+from pipelines.cohort.load import load
 from pipelines.cohort.measure import measure
+from pipelines.cohort.prompt import prompt
 from pipelines.cohort.rows import Row, from_row, to_row
 from pipelines.cohort.segment import segment
 from pipelines.cohort.work import DeviceLost, Work
@@ -23,6 +25,7 @@ from pipelines.manifest import SeriesRef
 from pipelines.reasons import Failure, Withheld
 from pipelines.sandbox import is_supported, warm
 from pipelines.segmenters import Segmenter, SegmenterSource
+from pipelines.series_prompts import SeriesPrompts
 from pipelines.store import AccessDenied, Store, StoreError
 
 
@@ -38,6 +41,7 @@ class Job:
         limits: what a series may weigh.
         stamp: what the records say of their making.
         resources: how the cluster is used.
+        prompts: where label maps are that somebody made of series; None where none are given.
     """
 
     source: Store
@@ -47,6 +51,7 @@ class Job:
     limits: Limits
     stamp: Stamp
     resources: Resources
+    prompts: Store | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -63,13 +68,14 @@ class Job:
         return to_row(self._work(row).withheld(Withheld.NOT_BEGUN))
 
     def load(self, row: Row) -> Row:
-        """A row of the manifest in, a row with a volume out."""
+        """A row of the manifest in, a row with a volume, and with what was said of it, out."""
         resources = self.resources
         sandbox = warm(resources.decode_timeout_s) if is_supported() else None
         decoding = Decoding(sandbox, resources.max_attempts, resources.decode_memory_bytes)
 
         def step(work: Work) -> Work:
-            return load(work, self.source, self.limits, resources.fetch_threads, decoding)
+            loaded = load(work, self.source, self.limits, resources.fetch_threads, decoding)
+            return prompt(loaded, self.prompts, self.limits, decoding)
 
         return to_row(self._attempt(LOAD, step, self._work(row)))
 
@@ -108,7 +114,9 @@ class Job:
 
     def _work(self, row: Row) -> Work:
         ref, stamp = SeriesRef.from_columns(row), self.stamp
-        return Work(ref, ref.record_key(stamp.config_hash, stamp.weights_sha256))
+        said = row.get("prompts")
+        prompts = SeriesPrompts.from_json(said) if said else None
+        return Work(ref, ref.record_key(stamp.config_hash, stamp.weights_sha256), prompts=prompts)
 
     def _attempt(self, stage: str, step: Callable[[Work], Work], work: Work) -> Work:
         """One counted and watched attempt at a stage; a series that used up its attempts is poisoned."""

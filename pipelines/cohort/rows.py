@@ -1,6 +1,6 @@
 """Work as a row that travels between machines, and back: a text for what is small, tensors for the voxels.
 
-Every row has the same four columns of the same types whatever became of the series, so that no block's schema
+Every row has the same five columns of the same types whatever became of the series, so that no block's schema
 depends on its content. A row's tensors are views of shared memory: read-only, and never copied on the way in.
 """
 
@@ -16,11 +16,13 @@ from pydantic import TypeAdapter
 
 from ctsam3d.imaging.dicom import SeriesFacts
 from ctsam3d.imaging.geometry import Geometry
+from ctsam3d.imaging.packed_labels import LabelSheet, PackedLabels
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from pipelines.cohort.work import Trace, Work
 from pipelines.manifest import SeriesRef
+from pipelines.series_prompts import SeriesPrompts
 
 Row = dict[str, Any]
 
@@ -44,10 +46,12 @@ class _Header:
     label_ids: dict[str, int] | None
     findings: dict[str, Finding] | None
     attempt: int | None
+    prompts: SeriesPrompts | None
+    sheet: LabelSheet | None
 
 
 def to_row(work: Work) -> Row:
-    """A row for Ray. HU as int16 whatever their type (float32 as pairs), padding as packed bits."""
+    """A row for Ray. HU as int16 whatever their type (float32 as pairs), padding and prompts as packed bits."""
     volume, found = work.volume, work.segmentation
     header = _Header(
         work.ref,
@@ -63,14 +67,19 @@ def to_row(work: Work) -> Row:
         dict(found.label_ids) if found else None,
         dict(found.findings) if found else None,
         work.attempt,
+        work.prompts,
+        work.labels.sheet if work.labels else None,
     )
-    hu, padding = _NO_VOXELS.view(np.int16), _NO_VOXELS
+    hu, padding, prompts = _NO_VOXELS.view(np.int16), _NO_VOXELS, _NO_VOXELS
     if volume is not None:
         hu = np.ascontiguousarray(volume.hu).view(np.int16)
         if volume.padding is not None:
             padding = np.packbits(volume.padding).reshape(-1, 1, 1)
+    if work.labels is not None and work.labels.bits.size:
+        prompts = work.labels.bits.reshape(-1, 1, 1)
     labels = np.ascontiguousarray(found.labels, dtype=np.uint8) if found else _NO_VOXELS
-    return {"header": _codec().dump_json(header).decode(), "hu": hu, "padding": padding, "labels": labels}
+    text = _codec().dump_json(header).decode()
+    return {"header": text, "hu": hu, "padding": padding, "prompts": prompts, "labels": labels}
 
 
 def from_row(row: Row) -> Work:
@@ -95,6 +104,8 @@ def from_row(row: Row) -> Work:
         detail=header.detail,
         facts=header.facts,
         volume=volume,
+        prompts=header.prompts,
+        labels=PackedLabels(header.sheet, np.asarray(row["prompts"]).ravel()) if header.sheet else None,
         segmentation=segmentation,
         trace=header.trace,
         attempt=header.attempt,

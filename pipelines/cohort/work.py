@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ctsam3d.imaging.dicom import SeriesFacts
+from ctsam3d.imaging.packed_labels import PackedLabels
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Reason, Rejected, Status
+from ctsam3d.prompting.prompt import PromptError
 from ctsam3d.segmentation.result import StudySegmentation
 from pipelines.manifest import SeriesRef
 from pipelines.reasons import Failure, Withheld, status_of
 from pipelines.records import StructureRow
+from pipelines.series_prompts import SeriesPrompts
 from pipelines.store import AccessDenied, Changed, NotFound, StoreError, Throttled
 
 
@@ -44,6 +47,8 @@ class Work:
         detail: what was found, in numbers or the class of an exception; never a DICOM text value.
         facts: from the headers; None before loading.
         volume: in HU on the source grid; None before loading and after a fault.
+        prompts: what somebody said of where its structures are; None where nobody did.
+        labels: the label map that was said to be of it; None without one, and once the series is segmented.
         segmentation: labels on the source grid; None before segmenting.
         structures: a row per requested structure; None before measuring.
         trace: what it cost so far.
@@ -57,6 +62,8 @@ class Work:
     detail: str | None = None
     facts: SeriesFacts | None = None
     volume: Volume | None = None
+    prompts: SeriesPrompts | None = None
+    labels: PackedLabels | None = None
     segmentation: StudySegmentation | None = None
     structures: tuple[StructureRow, ...] | None = None
     trace: Trace = field(default_factory=Trace)
@@ -84,6 +91,7 @@ class Work:
             reason=str(reason),
             detail=detail,
             volume=None,
+            labels=None,
             segmentation=None,
         )
 
@@ -108,6 +116,8 @@ def guarded(stage: str, step: Callable[[Work], Work], work: Work) -> Work:
         done = step(work)
     except Rejected as refusal:
         done = work.stopped(refusal.reason, refusal.detail)
+    except PromptError as fault:  # its words are numbers, and names of the catalogue
+        done = work.stopped(Reason.PROMPTS_INVALID, "; ".join(str(fault).splitlines()))
     except AccessDenied:
         done = work.withheld(Withheld.ACCESS_DENIED)
     except (Exception, SystemExit) as fault:  # Ray takes a worker that exits for one that was told to

@@ -36,6 +36,15 @@ def run(
     structures: Structures = None,
     weights: Weights = None,
     endpoint_url: Endpoint = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where structures are: a file of clicks (JSON, Parquet) with a series_uid in each row, or a folder of "
+            "label maps named <series uid>.nii.gz or .dcm. The localizer finds the rest.",
+            show_default=False,
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Compute failed, lost and poisoned series again.")
     ] = False,
@@ -55,6 +64,7 @@ def run(
     from dataclasses import replace
 
     from pipelines import driver
+    from pipelines.cohort_prompts import read_cohort_prompts
     from pipelines.config import Privacy
     from pipelines.installation import check_versions
     from pipelines.segmenters import BundledOrFile
@@ -68,6 +78,7 @@ def run(
         stores,
         config,
         BundledOrFile(config.weights, config.precision),
+        prompts=read_cohort_prompts(prompts, endpoint_url) if prompts is not None else None,
         retry_failed=retry_failed,
         replace_damaged=replace_damaged,
     )
@@ -151,5 +162,7 @@ def _print_summary(summary: Summary) -> None:
     for status, count in summary.series_by_status.items():
         print(f"{status:16} {count}")
     print(f"{'computed now':16} {summary.computed}")
+    if summary.prompted is not None:
+        print(f"{'with prompts':16} {summary.prompted}\n{'prompts unused':16} {summary.prompts_unused}")
     for table, address in summary.tables.items():
         print(f"{table:16} {address}")

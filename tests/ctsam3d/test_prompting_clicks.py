@@ -166,7 +166,8 @@ def test_a_click_grows_to_a_structure_that_no_localizer_knows(tmp_path: Path) ->
     assert "thymus" not in segmenter.structures
     found = segmenter.segment(volume, ("thymus", "liver"), read_clicks(path))
     assert found.findings["liver"].status is Status.ABSENT
-    assert {f.prompter for f in found.findings.values()} == {PromptKind.CLICKS}
+    assert found.findings["thymus"].prompter is PromptKind.CLICKS
+    assert found.findings["liver"].prompter is PromptKind.LOCALIZER  # nobody clicked on it
     mask = found.labels == found.label_ids["thymus"]
     assert mask[20, 24, 14]
     assert np.argwhere(mask).mean(axis=0)[2] < 24  # on the side of the click

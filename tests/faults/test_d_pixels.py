@@ -22,7 +22,8 @@ from ctsam3d.imaging.dicom_header import read_header
 from ctsam3d.outcome import Reason, Rejected, Status
 from pipelines import driver
 from pipelines.cohort.discover import discover
-from pipelines.cohort.load import Decoding, load
+from pipelines.cohort.fetch import Decoding
+from pipelines.cohort.load import load
 from pipelines.cohort.work import Work
 from pipelines.config import RunConfig
 from pipelines.faults import UsageError

@@ -19,7 +19,8 @@ from ctsam3d.imaging.dicom import Limits
 from ctsam3d.outcome import Status
 from pipelines import store_address
 from pipelines.cohort.discover import discover
-from pipelines.cohort.load import fetch, load
+from pipelines.cohort.fetch import fetch
+from pipelines.cohort.load import load
 from pipelines.cohort.work import Work
 from pipelines.driver import Stores, open_stores
 from pipelines.faults import Aborted, UsageError

@@ -46,6 +46,7 @@ OUR_TEXTS = {
     *("series_key", "status", "reason", "detail", "orientation", "geometry_fix", "structure", "snomed_code"),
     *("truncated_faces", "flags", "prompter", "encoding", "seconds_per_stage", "config_json", "series_by_status"),
     *("weights_sha256", "config_hash", "code_version", "run_id", "record_key", "input_digest", "manifest_id"),
+    "prompts_digest",
     *("published_at", "objects"),
 }  # fmt: skip
 

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from ctsam3d.imaging.dicom import Limits
+from ctsam3d.imaging.label_maps import CodedName, Label
+from ctsam3d.imaging.packed_labels import LabelSheet, MaskBox, PackedLabels
 from ctsam3d.outcome import Reason, Rejected, Status
+from ctsam3d.prompting.clicks import ClickRow
+from ctsam3d.prompting.prompt import Click
 from pipelines.cohort.commit import Stamp, commit
 from pipelines.cohort.discover import discover
 from pipelines.cohort.load import load
@@ -22,7 +26,8 @@ from pipelines.cohort.work import Work, guarded
 from pipelines.identity import record_path
 from pipelines.reasons import Failure
 from pipelines.records import decode_record
-from pipelines.store import Store, open_store
+from pipelines.series_prompts import SeriesPrompts
+from pipelines.store import ObjectInfo, Store, open_store
 from tests.anatomy import anatomy_series
 from tests.phantom import BODY_HU, LUNG_HU, Phantom, phantom_hu, write_phantom
 from tests.threshold import STRUCTURES, Threshold
@@ -161,7 +166,7 @@ def test_a_row_gives_back_the_work_it_was_made_of(source: Store, work: Work) -> 
         for volume in (replace(loaded.volume, hu=hu), replace(loaded.volume, hu=hu, padding=padding)):
             sent = segment(replace(loaded, volume=volume), Threshold(), STRUCTURES)
             row = to_row(sent)
-            assert set(row) == {"header", "hu", "padding", "labels"}
+            assert set(row) == {"header", "hu", "padding", "prompts", "labels"}
             assert (row["hu"].dtype, row["labels"].dtype) == (np.int16, np.uint8)
             got = from_row(row)
             assert got.volume is not None and got.segmentation is not None and sent.segmentation is not None
@@ -173,6 +178,28 @@ def test_a_row_gives_back_the_work_it_was_made_of(source: Store, work: Work) -> 
             assert np.array_equal(got.segmentation.labels, sent.segmentation.labels)
             assert dict(got.segmentation.findings) == dict(sent.segmentation.findings)
             assert (got.ref, got.facts, got.trace) == (sent.ref, sent.facts, sent.trace)
+
+
+def test_what_was_said_of_a_series_travels_with_it_until_it_is_segmented(source: Store, work: Work) -> None:
+    said = SeriesPrompts(clicks=(ClickRow(1, "brain", Click((71.0, -3.0, 48.0))),))
+    clicked = from_row(to_row(replace(load(work, source, Limits()), prompts=said)))
+    assert clicked.prompts == said and clicked.labels is None
+    found = segment(clicked, Threshold(), STRUCTURES).segmentation
+    assert found is not None and found.findings["brain"].prompter == "clicks"
+
+    box = MaskBox(1, (3, 4, 5), tuple(float(v) for v in np.diag([7.0, 6.0, 8.0, 1.0]).ravel()))
+    sheet = LabelSheet(
+        (Label(1, "brain"), Label(2, "spleen", CodedName(None, ("SCT", "1"), None, ()))), (box,)
+    )
+    labels = PackedLabels(sheet, np.packbits(np.arange(60) % 3 == 0))
+    mapped = from_row(
+        to_row(replace(clicked, prompts=SeriesPrompts(maps=(ObjectInfo("a", 1, None),)), labels=labels))
+    )
+    assert mapped.labels is not None and mapped.labels.sheet == sheet
+    mask = mapped.labels.mask(sheet.labels[0])
+    assert mask is not None and np.array_equal(mask.mask.ravel(), np.arange(60) % 3 == 0)
+    assert mapped.labels.mask(sheet.labels[1]) is None
+    assert segment(mapped, Threshold(), STRUCTURES).labels is None
 
 
 def test_a_stopped_series_travels_in_the_same_columns_without_voxels(work: Work) -> None:
