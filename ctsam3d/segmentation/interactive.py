@@ -78,6 +78,8 @@ class ClickedStructure:
             ModelOutputInvalid: an answer was not finite.
         """
         for click in sorted(clicks, key=lambda c: not c.positive):
+            if click in self.clicks:  # says nothing new
+                continue
             self.clicks = (*self.clicks, click)
             around = patch_around(self.name, click.zyx)
             if self.canvas.is_empty(around):
