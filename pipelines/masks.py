@@ -1,11 +1,15 @@
-"""Masks as table rows: a boolean (z, y, x) array in, a MaskRow of packed bits out, and back without loss.
+"""Masks as table rows: a boolean (z, y, x) array in, a MaskRow of its bounding box out, and back without loss.
 
-The bits are those of the bounding box in (z, y, x) order, eight voxels a byte, most significant bit first;
-Parquet compresses them.
+What `bits` hold, for Parquet to compress, is the row's encoding:
+
+    bbox-runs-v2        the runs of the box's rows, see `pipelines.mask_runs`
+    bbox-packbits-v1    the box in (z, y, x) order, eight voxels a byte, most significant bit first: masks that are
+                        mostly noise, and all that were written before there were runs
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.imaging.geometry import Geometry
+from pipelines import mask_runs
 
-ENCODING = "bbox-packbits-v1"
+RUNS = "bbox-runs-v2"
+PACKED = "bbox-packbits-v1"
 MAX_VOXELS = 1 << 33  # a grid of 2048^3: larger claims are not believed
+_MAX_RUNS_VOXELS = 1 << 31  # in a box of runs, which may be few however large it claims to be
 
 Box = tuple[int, int, int, int, int, int]
 
@@ -34,7 +41,7 @@ class MaskRow:
         shape_zyx: the source grid.
         affine: 16 values, row by row; maps (x, y, z, 1) to LPS+ mm.
         encoding: how `bits` are to be read.
-        bits: the packed bounding box.
+        bits: the mask in its box.
         voxels: voxels set.
     """
 
@@ -44,6 +51,12 @@ class MaskRow:
     encoding: str
     bits: bytes = field(repr=False)
     voxels: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels of the box along z, y and x."""
+        z0, y0, x0, z1, y1, x1 = self.bbox
+        return z1 - z0, y1 - y0, x1 - x0
 
     @property
     def geometry(self) -> Geometry:
@@ -75,9 +88,9 @@ class MaskRow:
             bits, voxels, encoding = bytes(row["bits"]), int(row["voxels"]), str(row["encoding"])
         except (KeyError, TypeError, ValueError):
             raise MaskDamaged("a mask row lacks a column or has one of another type") from None
-        if encoding != ENCODING:
+        if encoding not in (RUNS, PACKED):
             raise MaskDamaged("the mask's encoding is not one this version reads")
-        if len(bbox) != 6 or len(shape) != 3 or len(affine) != 16 or not np.isfinite(affine).all():
+        if len(bbox) != 6 or len(shape) != 3 or len(affine) != 16 or not all(map(math.isfinite, affine)):
             raise MaskDamaged("expected 6 values of bbox, 3 of shape and 16 finite ones of affine")
         if min(shape) < 1 or shape[0] * shape[1] * shape[2] > MAX_VOXELS:
             raise MaskDamaged(f"the grid {shape} is not plausible")
@@ -85,7 +98,7 @@ class MaskRow:
         if min(size) < 1 or any(bbox[k] < 0 or bbox[k + 3] > shape[k] for k in range(3)):
             raise MaskDamaged(f"the box {bbox} is not inside the grid {shape}")
         inside = size[0] * size[1] * size[2]
-        if len(bits) != (inside + 7) // 8 or not 1 <= voxels <= inside:
+        if not _is_plausible(encoding, len(bits), inside) or not 1 <= voxels <= inside:
             raise MaskDamaged(f"{len(bits)} bytes and {voxels} voxels for a box of {inside} voxels")
         return cls(bbox, shape, affine, encoding, bits, voxels)
 
@@ -130,25 +143,63 @@ def decode_mask(row: MaskRow | Mapping[str, Any]) -> NDArray[np.bool_]:
     return mask
 
 
+def decode_inside(row: MaskRow) -> NDArray[np.bool_]:
+    """The mask in its box, bool (z, y, x), of a row that `MaskRow.from_columns` let pass.
+
+    Raises:
+        MaskDamaged: the bits are not a mask of as many voxels as the row says.
+    """
+    if row.encoding == RUNS:
+        counts = _counts(row)
+        _check(row, int(counts[1::2].sum()))
+        return mask_runs.to_mask(counts, row.size)
+    inner = _unpack(row)
+    _check(row, int(np.count_nonzero(inner)))
+    return inner
+
+
 def count_voxels(row: MaskRow) -> int:
-    """Voxels set, counted in the bits and not taken from the row's own word."""
-    return int(np.count_nonzero(decode_inside(row, verify=False)))
+    """Voxels set, counted in the bits and not taken from the row's own word; of a row as `decode_inside` takes it.
+
+    Raises:
+        MaskDamaged: the bits are not a mask.
+    """
+    return int(_counts(row)[1::2].sum()) if row.encoding == RUNS else int(np.count_nonzero(_unpack(row)))
 
 
 def _encode(inner: NDArray[np.bool_], box: Box, geometry: Geometry) -> MaskRow:
     affine = tuple(float(v) for v in geometry.affine.ravel())
-    voxels = int(np.count_nonzero(inner))
-    return MaskRow(box, geometry.shape_zyx, affine, ENCODING, np.packbits(inner).tobytes(), voxels)
+    encoding, bits = RUNS, b""
+    if inner.shape[2] <= mask_runs.MAX_STEP and inner.size <= _MAX_RUNS_VOXELS:
+        bits = mask_runs.to_bytes(inner)
+    if not 0 < len(bits) <= inner.size // 2:  # of noise they are more, even compressed
+        encoding, bits = PACKED, np.packbits(inner).tobytes()
+    return MaskRow(box, geometry.shape_zyx, affine, encoding, bits, int(np.count_nonzero(inner)))
 
 
-def decode_inside(row: MaskRow, *, verify: bool = True) -> NDArray[np.bool_]:
-    z0, y0, x0, z1, y1, x1 = row.bbox
-    size = (z1 - z0, y1 - y0, x1 - x0)
-    bits = np.unpackbits(np.frombuffer(row.bits, dtype=np.uint8), count=size[0] * size[1] * size[2])
-    inner: NDArray[np.bool_] = bits.reshape(size).view(np.bool_)
-    if verify and int(np.count_nonzero(inner)) != row.voxels:
-        raise MaskDamaged(f"the bits do not hold the {row.voxels} voxels the row says")
+def _is_plausible(encoding: str, length: int, inside: int) -> bool:
+    """Whether bits of this length can be those of a box of so many voxels."""
+    if encoding == PACKED:
+        return length == (inside + 7) // 8
+    return length > 0 and length % mask_runs.BYTES_PER_RUN == 0 and inside <= _MAX_RUNS_VOXELS
+
+
+def _counts(row: MaskRow) -> mask_runs.Counts:
+    try:
+        return mask_runs.to_counts(row.bits, math.prod(row.size))
+    except ValueError as damage:
+        raise MaskDamaged(str(damage)) from None
+
+
+def _unpack(row: MaskRow) -> NDArray[np.bool_]:
+    bits = np.unpackbits(np.frombuffer(row.bits, dtype=np.uint8), count=math.prod(row.size))
+    inner: NDArray[np.bool_] = bits.reshape(row.size).view(np.bool_)
     return inner
+
+
+def _check(row: MaskRow, voxels: int) -> None:
+    if voxels != row.voxels:
+        raise MaskDamaged(f"the bits do not hold the {row.voxels} voxels the row says")
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box | None:

@@ -146,7 +146,8 @@ def encode_record(record: Record) -> bytes:
     text = json.dumps(series, sort_keys=True, allow_nan=False, default=date.isoformat).encode()
     digest = hashlib.sha256(text).hexdigest().encode()
     table = pa.Table.from_pylist(rows, schema=RECORD)
-    return parquet.write([table], RECORD, {_SERIES_KEY: text, _SERIES_SHA256_KEY: digest})
+    metadata = {_SERIES_KEY: text, _SERIES_SHA256_KEY: digest}
+    return parquet.write([table], RECORD, metadata, arrow_schema=False)
 
 
 def read_record(data: bytes, *, masks: bool = True) -> RecordTables:
