@@ -6,7 +6,7 @@
 3. A structure with a coarse mask is covered with cubes, each centred on a click deep inside it; one with clicks alone
    grows from them, cube by cube (`grow`); one with both is covered first and corrected by the clicks (`interactive`).
 4. The network decodes the cubes, in batches that run across structures, from the clicks and, for weights trained to
-   take it, the coarse probability as the previous mask; then once more, with the merged answer as the previous mask.
+   take it, the coarse probability as the previous mask.
 5. Cubes merge by weight, structures by probability; a refinement that strays from its coarse mask is not believed,
    and lungs end where their air does. Clicks are believed.
 6. The label map goes back to the source grid.
@@ -62,7 +62,6 @@ class Settings:
         least_dice: of refined and coarse mask, below which the coarse one is kept.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
         batch: cubes decoded at a time.
-        rounds: of questions to the cubes of a coarse mask; from the second on the merged answer is the previous mask.
         correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.
         growth: bounds of a structure that grows from clicks.
         precision: of the decoder's convolutions; None, before weights are loaded, for the fastest that answers as
@@ -75,7 +74,6 @@ class Settings:
     least_dice: float = 0.6
     volume_ratio: tuple[float, float] = (0.5, 1.8)
     batch: int = 4
-    rounds: int = 2
     correct: bool = False
     growth: Growth = Growth()
     precision: Precision | None = None
@@ -276,21 +274,7 @@ class Segmenter:
                 canvases[name].add(patch, answer)
                 left[name] -= 1
                 if left[name] == 0:
-                    canvas = canvases.pop(name)
-                    for _ in range(1, self.settings.rounds):
-                        canvas = self._again(grid, prompts[name], patches[name], canvas)
-                    yield name, canvas, len(patches[name])
-
-    def _again(self, grid: Volume, prompt: Prompt, patches: list[Patch], before: Canvas) -> Canvas:
-        """A structure's cubes asked once more, with what all of them together found as the previous mask."""
-        assert prompt.coarse is not None
-        canvas = Canvas.around(prompt.coarse.probability, patches, grid.hu.shape, COARSE_FACTOR)
-        for start in range(0, len(patches), self.settings.batch):
-            batch = patches[start : start + self.settings.batch]
-            questions = [Question(p, (VoxelClick(p.click_zyx),), before.over(p)) for p in batch]
-            for patch, answer in zip(batch, self._decoder.answer(grid.hu, questions), strict=True):
-                canvas.add(patch, answer)
-        return canvas
+                    yield name, canvases.pop(name), len(patches[name])
 
     def _corrected(
         self,

@@ -18,7 +18,7 @@ from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.clicks import ClickPrompter, ClickRow
 from ctsam3d.prompting.prompt import Click, PromptKind
-from ctsam3d.segmentation.decoder import CubeDecoder, ModelOutputInvalid, Question
+from ctsam3d.segmentation.decoder import ModelOutputInvalid
 from ctsam3d.segmentation.result import StudySegmentation
 from ctsam3d.segmentation.segmenter import LOCALIZER_FILE, Segmenter, weights_path
 from tests.ctsam3d.constant_network import with_constant
@@ -122,31 +122,6 @@ def test_what_is_there_does_not_depend_on_what_is_asked_for(segmenter: Segmenter
     together = segmenter.localizer.locate(grid, segmenter.structures)
     for name in ("liver", "femur_left", "brainstem"):
         assert set(segmenter.localizer.locate(grid, [name])) == {name} & set(together)
-
-
-def test_cubes_are_asked_again_with_what_all_of_them_found(
-    segmenter: Segmenter, abdomen: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Question] = []
-    answer = CubeDecoder.answer
-
-    def noted(self: CubeDecoder, hu: NDArray[np.generic], questions: list[Question]) -> NDArray[np.float32]:
-        asked.extend(questions)
-        return answer(self, hu, questions)
-
-    monkeypatch.setattr(CubeDecoder, "answer", noted)
-    found = segmenter.segment(abdomen, ("liver",))
-    first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
-    assert segmenter.settings.rounds == 2 and len(first) == found.findings["liver"].clicks > 1
-    assert [q.patch for q in first] == [q.patch for q in second]
-    one, other = (second[i] for i in (0, 1))
-    assert one.previous is not None and other.previous is not None
-    # they share a part of the grid, and are told the same of it
-    shift = np.subtract(other.patch.origin_zyx, one.patch.origin_zyx)
-    here = tuple(slice(max(0, s), CUBE_VOXELS + min(0, s)) for s in shift)
-    there = tuple(slice(max(0, -s), CUBE_VOXELS + min(0, -s)) for s in shift)
-    assert np.array_equal(one.previous[here], other.previous[there]) and one.previous[here].any()
-    assert not np.array_equal(one.previous, first[0].previous)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.0])
