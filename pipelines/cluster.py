@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,11 @@ import ray
 
 from pipelines.cohort.shape import Node, logical_cpus
 from pipelines.config import ConfigError
-from pipelines.faults import Aborted
+from pipelines.faults import Aborted, ExitCode
 
 _ANSWER_S = 10.0
+_LOOK_AT_HEAD_EVERY_S = 5.0
+_HEAD_GONE_AFTER_S = 30.0  # well before Ray ends this process, after 60 and with a code of its own
 _STARTS = 3
 _SHORT_FOLDER = "/tmp"  # noqa: S108 (a folder of mode 0700 is made in it)
 
@@ -75,9 +78,35 @@ def _joined(address: str, tries: int, options: dict[str, Any]) -> Iterator[None]
             if not left:
                 raise ClusterLost(f"no Ray cluster at {address!r} ({type(fault).__name__})") from fault
     try:
-        yield
+        with _watching_head(ray.get_runtime_context().gcs_address):
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _watching_head(address: str) -> Iterator[None]:
+    """End this process where nothing answers at the head's address any more: Ray would wait for it and hear nothing."""
+    host, _, port = address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        seen_s = time.monotonic()
+        while not over.wait(_LOOK_AT_HEAD_EVERY_S):
+            try:
+                socket.create_connection((host, int(port)), timeout=_LOOK_AT_HEAD_EVERY_S).close()
+                seen_s = time.monotonic()
+            except OSError:
+                if time.monotonic() - seen_s > _HEAD_GONE_AFTER_S:
+                    what = "the head of the Ray cluster is gone; the same command continues where this one stopped"
+                    print(f"ctsam3d: {what}", file=sys.stderr, flush=True)
+                    os._exit(ExitCode.ABORTED)
+
+    threading.Thread(target=watch, name="head", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextmanager
