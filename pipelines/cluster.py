@@ -25,7 +25,7 @@ import ray
 
 from pipelines.cohort.shape import Node, logical_cpus
 from pipelines.config import ConfigError
-from pipelines.faults import Aborted, ExitCode
+from pipelines.faults import CONTINUES, Aborted, ExitCode
 
 _ANSWER_S = 10.0
 _LOOK_AT_HEAD_EVERY_S = 5.0
@@ -98,8 +98,11 @@ def _watching_head(address: str) -> Iterator[None]:
                 seen_s = time.monotonic()
             except OSError:
                 if time.monotonic() - seen_s > _HEAD_GONE_AFTER_S:
-                    what = "the head of the Ray cluster is gone; the same command continues where this one stopped"
-                    print(f"ctsam3d: {what}", file=sys.stderr, flush=True)
+                    print(
+                        f"ctsam3d: the head of the Ray cluster is gone; {CONTINUES}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     os._exit(ExitCode.ABORTED)
 
     threading.Thread(target=watch, name="head", daemon=True).start()

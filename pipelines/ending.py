@@ -13,7 +13,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from pipelines.faults import Aborted, ExitCode, UsageError
+from pipelines.faults import CONTINUES, Aborted, ExitCode, UsageError
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
@@ -26,9 +26,9 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
     except UsageError as fault:
         return _fail(str(fault), ExitCode.USAGE)
     except Aborted as fault:
-        return _fail(f"{fault}; the same command continues where this one stopped", ExitCode.ABORTED)
+        return _fail(f"{fault}; {CONTINUES}", ExitCode.ABORTED)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command continues where this one stopped", ExitCode.ABORTED)
+        return _fail(f"interrupted; {CONTINUES}", ExitCode.ABORTED)
     except BrokenPipeError:  # whoever read our results has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.ABORTED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+CONTINUES = "the same command continues where this one stopped"
+
 
 class ExitCode(IntEnum):
     """What a command tells its caller."""

@@ -9,9 +9,8 @@ from ctsam3d.imaging.resample import labels_to_source
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.prompt import COARSE_FACTOR, Prompt, PromptKind
-from ctsam3d.prompting.seeds import covering_seeds
+from ctsam3d.segmentation.cover import covering_patches
 from ctsam3d.segmentation.intensity import within_intensity
-from ctsam3d.segmentation.patches import patch_at
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.segmenter import Segmenter
 from ctsam3d.segmentation.stitch import Canvas, LabelMap
@@ -74,8 +73,7 @@ def _coarse(
         coarse = prompts[name].coarse
         assert coarse is not None  # a localizer always gives one
         # the same part of the image that refining looks at, for what depends on it
-        seeds = covering_seeds(coarse.mask, segmenter.settings.reach_blocks)
-        patches = [patch_at(name, seed, COARSE_FACTOR) for seed in seeds]
+        patches = covering_patches(name, coarse, segmenter.settings.reach_blocks)
         canvas = Canvas.around(coarse.probability, patches, grid.hu.shape, COARSE_FACTOR)
         assert canvas.coarse is not None
         probability = within_intensity(name, canvas.coarse, grid.hu[canvas.box])

@@ -131,15 +131,18 @@ def parse_clicks(data: bytes) -> tuple[ClickRow, ...]:
     Raises:
         PromptError: too many bytes or rows, neither format, or a field that is missing, unknown or wrong.
     """
-    if len(data) > MAX_BYTES:
-        raise PromptError(f"file of {len(data)} bytes, expected at most {MAX_BYTES}")
+    _check_size(len(data))
     return tuple(_parsed(_table(data)))
 
 
 def _content(path: Path) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise PromptError(f"file of {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
+    _check_size(path.stat().st_size)
     return path.read_bytes()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise PromptError(f"file of {size} bytes, expected at most {MAX_BYTES}")
 
 
 def _table(data: bytes) -> list[Any]:

@@ -25,7 +25,7 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
 from ctsam3d.segmentation.decoder import VoxelClick
-from ctsam3d.segmentation.patches import Patch, patch_around
+from ctsam3d.segmentation.patches import Box, Patch, patch_around
 from ctsam3d.segmentation.stitch import Canvas
 
 _NEW_CENTRE = 2 * COARSE_FACTOR  # voxels from every other centre, nearer than which a cube sees nothing new
@@ -212,21 +212,21 @@ class _Growing:
         own = (self.canvas.own_weight[of_cube] > _SURE_WEIGHT) & known
         if not own.any():
             return 1.0
-        there = (self.canvas.sums[of_volume] > 0.5 * self.canvas.weights[of_volume]) & own
+        there = self.canvas.mask(of_volume) & own
         here = (probability[of_cube] > 0.5) & own
         total = int(there.sum()) + int(here.sum())
         return 2 * int((there & here).sum()) / total if total else 0.0
 
-    def _update(self, touched: tuple[slice, slice, slice]) -> None:
+    def _update(self, touched: Box) -> None:
         """How full blocks are, where a cube was merged."""
         low = [s.start // COARSE_FACTOR for s in touched]
         high = [-(-s.stop // COARSE_FACTOR) for s in touched]
-        voxels = tuple(slice(a * COARSE_FACTOR, b * COARSE_FACTOR) for a, b in zip(low, high, strict=True))
-        mask = self.canvas.sums[voxels] > 0.5 * self.canvas.weights[voxels]
-        padded = np.pad(mask, [(0, (-n) % COARSE_FACTOR) for n in mask.shape])
         f = COARSE_FACTOR
-        z, y, x = (n // f for n in padded.shape)
-        share = padded.reshape(z, f, y, f, x, f).mean(axis=(1, 3, 5), dtype=np.float32)
+        z, y, x = (slice(a * f, b * f) for a, b in zip(low, high, strict=True))
+        mask = self.canvas.mask((z, y, x))
+        padded = np.pad(mask, [(0, (-n) % f) for n in mask.shape])
+        blocks = padded.reshape(*(side for n in padded.shape for side in (n // f, f)))
+        share = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
         self.filled[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = share
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth, grow
-from ctsam3d.segmentation.patches import Patch, patch_around
-from ctsam3d.segmentation.stitch import Box, Canvas
+from ctsam3d.segmentation.patches import Box, Patch, patch_around
+from ctsam3d.segmentation.stitch import Canvas
 
 _HELD_WELL = 24  # voxels from a cube's centre along any axis
 

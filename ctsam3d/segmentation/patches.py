@@ -12,6 +12,15 @@ from torch.nn import functional as F
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.network.config import CUBE_VOXELS
 
+Box = tuple[slice, slice, slice]
+"""A part of a grid, (z, y, x)."""
+
+
+def shifted(box: Box, origin_zyx: tuple[int, int, int]) -> Box:
+    """The same part, counted from another voxel."""
+    z, y, x = (slice(s.start - o, s.stop - o) for s, o in zip(box, origin_zyx, strict=True))
+    return z, y, x
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -35,13 +44,12 @@ class Patch:
         """Whether a model voxel lies in the cube."""
         return all(0 <= i - o < CUBE_VOXELS for i, o in zip(zyx, self.origin_zyx, strict=True))
 
-    def overlap(self, shape: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Where cube and volume of this shape coincide: slices of the volume, slices of the cube."""
+    def overlap(self, shape: tuple[int, int, int]) -> tuple[Box, Box]:
+        """Where cube and volume of this shape coincide: a box of the volume, a box of the cube."""
         low = [max(0, o) for o in self.origin_zyx]
         high = [min(n, o + CUBE_VOXELS) for n, o in zip(shape, self.origin_zyx, strict=True)]
-        volume = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
-        cube = tuple(slice(a - o, max(a, b) - o) for a, b, o in zip(low, high, self.origin_zyx, strict=True))
-        return volume, cube
+        z, y, x = (slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+        return (z, y, x), shifted((z, y, x), self.origin_zyx)
 
 
 def patch_around(structure: str, zyx: tuple[int, int, int]) -> Patch:

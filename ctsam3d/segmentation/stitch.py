@@ -8,25 +8,33 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ctsam3d.network.config import CUBE_VOXELS
-from ctsam3d.segmentation.patches import Patch
+from ctsam3d.segmentation.patches import Box, Patch, shifted
 
-Box = tuple[slice, slice, slice]
 _COARSE_WEIGHT = 1e-5  # holds where no cube reaches, vanishes where one does
 
 
 def centre_weight() -> NDArray[np.float32]:
     """How far a cube is to be believed, (64, 64, 64): most at its centre, little at its faces."""
-    ramp = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (CUBE_VOXELS / 2)
-    ramp = np.clip(ramp, 0.05, 0.5).astype(np.float32)
-    weight: NDArray[np.float32] = ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
+    weight = _along_each_axis(np.clip(_depth(), 0.05, 0.5))
     return weight / np.float32(weight.max())
 
 
-def _fading() -> NDArray[np.float32]:
+def fading_weight() -> NDArray[np.float32]:
     """How far a correction counts, (64, 64, 64): wholly but for the eight voxels next to each face, there ever less."""
-    ramp = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (CUBE_VOXELS / 2)
-    ramp = np.clip(ramp / 0.25, 0, 1).astype(np.float32)
-    return ramp[:, None, None] * ramp[None, :, None] * ramp[None, None, :]
+    return _along_each_axis(np.clip(_depth() / 0.25, 0, 1))
+
+
+def _depth() -> NDArray[np.float64]:
+    """Of each voxel along an axis of a cube: about 1 in the middle, 0 at a face."""
+    depth: NDArray[np.float64] = 1 - np.abs(np.arange(CUBE_VOXELS) - (CUBE_VOXELS - 1) / 2) / (
+        CUBE_VOXELS / 2
+    )
+    return depth
+
+
+def _along_each_axis(ramp: NDArray[np.float64]) -> NDArray[np.float32]:
+    single = ramp.astype(np.float32)
+    return single[:, None, None] * single[None, :, None] * single[None, None, :]
 
 
 class Canvas:
@@ -69,12 +77,11 @@ class Canvas:
     def add(self, patch: Patch, probability: NDArray[np.float32]) -> Box:
         """Take one cube in; the part of the canvas that it touches."""
         of_volume, of_cube = patch.overlap(self.shape)
-        z, y, x = of_volume
-        here = self._within((z, y, x))
-        before = self._count(here)
+        here = self._within(of_volume)
+        before = np.count_nonzero(self.mask(of_volume))
         self.sums[here] += probability[of_cube] * self.own_weight[of_cube]
         self.weights[here] += self.own_weight[of_cube]
-        self.mask_voxels += self._count(here) - before
+        self.mask_voxels += int(np.count_nonzero(self.mask(of_volume)) - before)
         return here
 
     def lay(self, box: Box, probability: NDArray[np.float32]) -> None:
@@ -90,9 +97,8 @@ class Canvas:
     def overrule(self, patch: Patch, probability: NDArray[np.float32]) -> None:
         """One cube's answer in place of what was there, fading out over the quarter next to its faces."""
         of_volume, of_cube = patch.overlap(self.shape)
-        z, y, x = of_volume
-        before, share = self._merged(self._within((z, y, x))), _fading()[of_cube]
-        self.lay((z, y, x), before + share * (probability[of_cube] - before))
+        before, share = self._merged(self._within(of_volume)), fading_weight()[of_cube]
+        self.lay(of_volume, before + share * (probability[of_cube] - before))
 
     def clear(self, box: Box, where: NDArray[np.bool_]) -> None:
         """No probability at some voxels of a box."""
@@ -101,16 +107,14 @@ class Canvas:
     def over(self, patch: Patch) -> NDArray[np.float32]:
         """The merged probability in a cube, 0 where nothing is known: (64, 64, 64)."""
         of_volume, of_cube = patch.overlap(self.shape)
-        z, y, x = of_volume
         cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
-        cube[of_cube] = self._merged(self._within((z, y, x)))
+        cube[of_cube] = self._merged(self._within(of_volume))
         return cube
 
     def is_empty(self, patch: Patch) -> bool:
         """Whether no voxel of a cube is in the mask."""
         of_volume, _ = patch.overlap(self.shape)
-        z, y, x = of_volume
-        return not self.mask((z, y, x)).any()
+        return not self.mask(of_volume).any()
 
     def mask(self, box: Box) -> NDArray[np.bool_]:
         """Where the merged probability is above one half, over a box of the grid."""
@@ -119,8 +123,8 @@ class Canvas:
         return found
 
     def _within(self, box: Box) -> Box:
-        z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, self.box, strict=True))
-        return z, y, x
+        z, y, x = (part.start for part in self.box)
+        return shifted(box, (z, y, x))
 
     def _merged(self, here: Box) -> NDArray[np.float32]:
         sums, weights = self.sums[here], self.weights[here]
@@ -147,9 +151,6 @@ class Canvas:
         part.mask_voxels = self.mask_voxels
         part.coarse = None if self.coarse is None else self.coarse[inner]
         return part
-
-    def _count(self, here: Box) -> int:
-        return int(np.count_nonzero(self.sums[here] > 0.5 * self.weights[here]))
 
 
 class LabelMap:

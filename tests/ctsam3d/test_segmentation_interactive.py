@@ -12,8 +12,8 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.decoder import Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.interactive import ClickedStructure
-from ctsam3d.segmentation.patches import Patch
-from ctsam3d.segmentation.stitch import Box, Canvas
+from ctsam3d.segmentation.patches import Box, Patch
+from ctsam3d.segmentation.stitch import Canvas
 
 SHAPE = (60, 60, 240)
 EVERYWHERE = (slice(0, 60), slice(0, 60), slice(0, 240))
