@@ -21,6 +21,7 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Status
 from ctsam3d.segmentation.segmenter import Segmenter
 from pipelines import parquet
+from pipelines.label_map import decode_label_map
 from pipelines.masks import MaskRow, decode_inside, encode_label
 from pipelines.records import Record, StructureRow, encode_record, read_record
 from pipelines.schemas import MASKS
@@ -42,12 +43,12 @@ def run(chosen: argparse.Namespace) -> Iterator[Figure]:
         write_labels(nifti, labels, volume.geometry)
         record = _encoded(labels, ids, volume)
         table = parquet.write([read_record(record).masks], MASKS)
-        if not np.array_equal(_label_map(table, ids, labels), labels):
+        if not np.array_equal(_label_map(table, ids), labels):
             raise AssertionError("the masks are not those of the label map")
         works = {
             ".nii.gz": lambda: np.asarray(nibabel.load(nifti).dataobj),
             "the table's masks": lambda: _each(_masks(_rows(table))),
-            "the table's masks, to a label map": lambda: _label_map(table, ids, labels),
+            "the table's masks, to a label map": lambda: _label_map(table, ids),
             "the table's masks, all held": lambda: list(_masks(_rows(table))),
             "the record's masks": lambda: _each(_masks(read_record(record).masks)),
         }
@@ -99,12 +100,7 @@ def _each(masks: Iterator[NDArray[np.bool_]]) -> None:
         pass
 
 
-def _label_map(table: bytes, ids: Mapping[str, int], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _label_map(table: bytes, ids: Mapping[str, int]) -> NDArray[np.uint8]:
     """The label map again."""
-    labels = np.zeros_like(like)
-    for columns in _rows(table).to_pylist():
-        row = MaskRow.from_columns(columns)
-        z0, y0, x0, z1, y1, x1 = row.bbox
-        inside = labels[z0:z1, y0:y1, x0:x1]
-        np.copyto(inside, ids[columns["structure"]], where=decode_inside(row), casting="unsafe")
-    return labels
+    rows = _rows(table).to_pylist()
+    return decode_label_map({ids[columns["structure"]]: MaskRow.from_columns(columns) for columns in rows})

@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from ctsam3d.imaging.nifti import write_labels
 from pipelines.identity import is_uid
-from pipelines.masks import MaskDamaged, MaskRow, decode_inside
+from pipelines.label_map import MAX_LABEL, decode_label_map
+from pipelines.masks import MaskDamaged, MaskRow
 from pipelines.parquet import ParquetDamaged
 from pipelines.shards import MASK_FILES, SERIES_FILES, SeriesIndex, read_shard
 from pipelines.store import Store
-
-_MAX_LABELS = 255
 
 
 class ExportError(Exception):
@@ -73,19 +71,16 @@ def _folder_name(uid: str | None, key: str, taken: set[str]) -> str:
 
 def _write(masks: pa.Table, folder: Path) -> None:
     rows = {row["structure"]: MaskRow.from_columns(row) for row in masks.to_pylist()}
-    if len(rows) > _MAX_LABELS:
+    if len(rows) > MAX_LABEL:
         raise ExportError(
-            f"series {folder.name}: {len(rows)} structures, at most {_MAX_LABELS} fit one label map"
+            f"series {folder.name}: {len(rows)} structures, at most {MAX_LABEL} fit one label map"
         )
-    first = next(iter(rows.values()))
-    labels = np.zeros(first.shape_zyx, dtype=np.uint8)
     names = dict(enumerate(sorted(rows), start=1))
-    for label, name in names.items():
-        mask = rows[name]
-        if mask.shape_zyx != first.shape_zyx or mask.affine != first.affine:
-            raise MaskDamaged(f"series {folder.name}: its masks do not lie on one grid")
-        z0, y0, x0, z1, y1, x1 = mask.bbox
-        labels[z0:z1, y0:y1, x0:x1][decode_inside(mask)] = label
+    try:
+        labels = decode_label_map({label: rows[name] for label, name in names.items()})
+    except MaskDamaged as damage:
+        raise MaskDamaged(f"series {folder.name}: {damage}") from None
+    geometry = rows[names[1]].geometry
     folder.mkdir(parents=True, exist_ok=True)
-    write_labels(folder / "labels.nii.gz", labels, first.geometry)
+    write_labels(folder / "labels.nii.gz", labels, geometry)
     (folder / "labels.json").write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1) + "\n")

@@ -10,13 +10,17 @@ is alike lies together, for zstd to find.
 
 from __future__ import annotations
 
+import math
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 BYTES_PER_RUN = 4
 MAX_STEP = 0xFFFF  # voxels, of a row too
 
-Counts = NDArray[np.int64]  # voxels not set, set, not set, ..., not set, in (z, y, x) order; some may be 0
+Places = NDArray[np.int64]
+Value = TypeVar("Value", bound=np.generic)
 
 
 def to_bytes(mask: NDArray[np.bool_]) -> bytes:
@@ -36,8 +40,8 @@ def to_bytes(mask: NDArray[np.bool_]) -> bytes:
     return numbers.view(np.uint8).reshape(2, -1, 2).transpose(2, 0, 1).tobytes()
 
 
-def to_counts(bits: bytes, voxels: int) -> Counts:
-    """What a mask of so many voxels has, from its runs.
+def to_runs(bits: bytes, voxels: int) -> tuple[Places, Places]:
+    """At which of a mask's so many voxels, in (z, y, x) order, each of its runs begins, and how many it has; some none.
 
     Raises:
         ValueError: the bytes are not runs, or not of such a mask.
@@ -48,18 +52,27 @@ def to_counts(bits: bytes, voxels: int) -> Counts:
     numbers = np.empty((*lower.shape, 2), dtype=np.uint8)
     numbers[:, :, 0], numbers[:, :, 1] = lower, upper
     steps, lengths = numbers.view("<u2")[:, :, 0]
-    counts = np.empty(2 * len(steps) + 1, dtype=np.int64)
-    counts[1::2] = lengths
-    counts[:-1:2] = steps
-    counts[2:-1:2] -= lengths[:-1]
-    counts[-1] = voxels - counts[:-1].sum()
-    if counts.min() < 0:
+    begins = np.cumsum(steps, dtype=np.int64)
+    if (steps[1:] < lengths[:-1]).any() or begins[-1] + lengths[-1] > voxels:
         raise ValueError("the runs overlap, or are not those of a box of this size")
-    return counts
+    return begins, lengths.astype(np.int64)
 
 
-def to_mask(counts: Counts, size: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """The mask (z, y, x) of this size that has these."""
-    is_set = np.zeros(counts.size, dtype=np.bool_)
-    is_set[1::2] = True
-    return np.repeat(is_set, counts).reshape(size)
+def to_mask(begins: Places, lengths: Places, size: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """The mask (z, y, x) of this size that has these runs, of which none reaches into the next."""
+    is_set = np.ones(lengths.size, dtype=np.bool_)
+    return fill(begins, lengths, is_set, math.prod(size)).reshape(size)
+
+
+def fill(begins: Places, lengths: Places, values: NDArray[Value], voxels: int) -> NDArray[Value]:
+    """So many voxels in one row, of which each run, none reaching into the next, has its value; the others have 0."""
+    counts = np.empty(
+        2 * begins.size + 1, dtype=np.int64
+    )  # of voxels without, with, without, ..., without a value
+    counts[1::2] = lengths
+    counts[0], counts[-1] = begins[0], voxels - begins[-1] - lengths[-1]
+    np.subtract(begins[1:], begins[:-1], out=counts[2:-1:2])
+    counts[2:-1:2] -= lengths[:-1]
+    alternating = np.zeros(counts.size, dtype=values.dtype)
+    alternating[1::2] = values
+    return np.repeat(alternating, counts)

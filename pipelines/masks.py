@@ -150,12 +150,21 @@ def decode_inside(row: MaskRow) -> NDArray[np.bool_]:
         MaskDamaged: the bits are not a mask of as many voxels as the row says.
     """
     if row.encoding == RUNS:
-        counts = _counts(row)
-        _check(row, int(counts[1::2].sum()))
-        return mask_runs.to_mask(counts, row.size)
+        return mask_runs.to_mask(*decode_runs(row), row.size)
     inner = _unpack(row)
     _check(row, int(np.count_nonzero(inner)))
     return inner
+
+
+def decode_runs(row: MaskRow) -> tuple[mask_runs.Places, mask_runs.Places]:
+    """The runs of a mask that is stored as runs: at which voxel of its box each begins, and how many it has.
+
+    Raises:
+        MaskDamaged: as `decode_inside`.
+    """
+    begins, lengths = _runs(row)
+    _check(row, int(lengths.sum()))
+    return begins, lengths
 
 
 def count_voxels(row: MaskRow) -> int:
@@ -164,7 +173,7 @@ def count_voxels(row: MaskRow) -> int:
     Raises:
         MaskDamaged: the bits are not a mask.
     """
-    return int(_counts(row)[1::2].sum()) if row.encoding == RUNS else int(np.count_nonzero(_unpack(row)))
+    return int(_runs(row)[1].sum()) if row.encoding == RUNS else int(np.count_nonzero(_unpack(row)))
 
 
 def _encode(inner: NDArray[np.bool_], box: Box, geometry: Geometry) -> MaskRow:
@@ -184,9 +193,9 @@ def _is_plausible(encoding: str, length: int, inside: int) -> bool:
     return length > 0 and length % mask_runs.BYTES_PER_RUN == 0 and inside <= _MAX_RUNS_VOXELS
 
 
-def _counts(row: MaskRow) -> mask_runs.Counts:
+def _runs(row: MaskRow) -> tuple[mask_runs.Places, mask_runs.Places]:
     try:
-        return mask_runs.to_counts(row.bits, math.prod(row.size))
+        return mask_runs.to_runs(row.bits, math.prod(row.size))
     except ValueError as damage:
         raise MaskDamaged(str(damage)) from None
 
