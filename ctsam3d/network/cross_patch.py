@@ -1,5 +1,7 @@
 """A segmented cube and its neighbour -> a heat map of where to click in the neighbour."""
 
+from types import EllipsisType
+
 import torch
 from monai.networks.nets import UNet
 from torch import Tensor
@@ -21,6 +23,24 @@ def build(config: NetworkConfig) -> UNet:
         num_res_units=2,
         norm="INSTANCE",
     )
+
+
+def aligned(cube: Tensor, offset_zyx: tuple[int, int, int]) -> Tensor:
+    """A cube (..., s, s, s), or its mask, seen in the frame of a neighbour whose origin lies `offset_zyx` voxels on.
+
+    0 where the neighbour reaches beyond it. The published predictor gets both cubes in frames of their own and must
+    find out from the images how they lie to one another; ours is told.
+    """
+    seen = torch.zeros_like(cube)
+    z, y, x = offset_zyx
+    seen[_shared(cube, (-z, -y, -x))] = cube[_shared(cube, offset_zyx)]
+    return seen
+
+
+def _shared(cube: Tensor, offset_zyx: tuple[int, int, int]) -> tuple[EllipsisType | slice, ...]:
+    """The part of a cube that another one, so many voxels on, reaches too."""
+    sides = zip(offset_zyx, cube.shape[-3:], strict=True)
+    return (..., *(slice(max(0, o), max(0, side + min(0, o))) for o, side in sides))
 
 
 def stack(cube: Tensor, mask: Tensor, neighbour: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctsam3d.network import click_maps, windows
+from ctsam3d.network import click_maps, cross_patch, windows
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.segmentation.embedding_cache import EmbeddingCache
@@ -78,6 +78,7 @@ class CubeDecoder:
         device: of the model.
         batch: cubes decoded at a time.
         decode: as `CtSam3d.decode`, which it replaces.
+        aligned: the cross-patch predictor was trained with cubes seen in the neighbour's frame.
 
     Attributes:
         batch: halved, down to one, each time the device has no room for so many.
@@ -85,9 +86,15 @@ class CubeDecoder:
     """
 
     def __init__(
-        self, model: CtSam3d, device: torch.device, batch: int, decode: Decode | None = None
+        self,
+        model: CtSam3d,
+        device: torch.device,
+        batch: int,
+        decode: Decode | None = None,
+        *,
+        aligned: bool = False,
     ) -> None:
-        self.model, self.device, self.batch = model, device, batch
+        self.model, self.device, self.batch, self.aligned = model, device, batch, aligned
         self._decode = decode or model.decode
         self._embedded = EmbeddingCache(_CUBES_KEPT)
         self.seconds = 0.0
@@ -174,9 +181,14 @@ class CubeDecoder:
             neighbours: cubes that overlap it or touch it.
         """
         cubes = self._cubes(hu, [patch, *neighbours])
-        count = len(neighbours)
-        own = cubes[:1].expand(count, -1, -1, -1, -1)
-        masks = torch.from_numpy(mask).to(self.device)[None, None].expand(count, -1, -1, -1, -1)
+        own = cubes[:1].expand(len(neighbours), -1, -1, -1, -1)
+        masks = torch.from_numpy(mask).to(self.device)[None, None].expand(len(neighbours), -1, -1, -1, -1)
+        if self.aligned:
+            moves = [neighbour.offset_from(patch) for neighbour in neighbours]
+            own, masks = (
+                torch.stack([cross_patch.aligned(one, move) for one, move in zip(seen, moves, strict=True)])
+                for seen in (own, masks)
+            )
         return self.model.propose_click(own, masks, cubes[1:])[:, 0].cpu().numpy()
 
     def _cubes(self, hu: NDArray[np.generic], patches: Sequence[Patch]) -> torch.Tensor:

@@ -40,6 +40,11 @@ class Patch:
         z, y, x = (o + CUBE_VOXELS // 2 for o in self.origin_zyx)
         return z, y, x
 
+    def offset_from(self, other: Patch) -> tuple[int, int, int]:
+        """From another patch's origin to this one's, in voxels (z, y, x)."""
+        z, y, x = (mine - its for mine, its in zip(self.origin_zyx, other.origin_zyx, strict=True))
+        return z, y, x
+
     def holds(self, zyx: tuple[int, int, int]) -> bool:
         """Whether a model voxel lies in the cube."""
         return all(0 <= i - o < CUBE_VOXELS for i, o in zip(zyx, self.origin_zyx, strict=True))

@@ -74,10 +74,11 @@ class Segmenter:
         self.model = model.to(device).eval()
         self.localizer, self.device, self.settings = localizer, device, settings
         self.weights_sha256 = weights_sha256
-        # published weights hold a trained cross-patch predictor; ours say whether theirs is
+        # published weights hold a trained cross-patch predictor; ours say whether theirs is, and what it is shown
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
+        aligned = facts.get("cross_patch") == "aligned"
         self.coefficients = Coefficients.of_facts(facts)
-        self._decoder = CubeDecoder(self.model, device, settings.batch, decode)
+        self._decoder = CubeDecoder(self.model, device, settings.batch, decode, aligned=aligned)
         coarse_prompt = bool(facts.get("coarse_prompt", False))
         self._coverer = Coverer(self._decoder, settings, coarse_prompt=coarse_prompt)
 

@@ -1,9 +1,10 @@
-"""Train from the command line: `python -m ctsam3d.training prepare | localizer | cubes | cross_patch | plot | export`.
+"""Train from the command line: `python -m ctsam3d.training COMMAND`.
 
 prepare     case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
 localizer   cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
 cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
+cross_validate  cache -> folder of runs, one a fold, and scores.csv of every case by the localizer that never saw it
 plot        run folder -> PNG of losses, validation and speed
 export      run folder -> safetensors with facts of the training
 calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out, into a file of weights
@@ -72,7 +73,8 @@ class _Plan:
     device: torch.device
 
 
-def _plan(options: argparse.Namespace, network: str) -> _Plan:
+def _plan(options: argparse.Namespace, network: str, left_out: tuple[str, ...] | None = None) -> _Plan:
+    """What to do with a network; `left_out` in place of what recipe and command line leave out."""
     recipes = read_recipes(options.recipe)
     recipe = recipes.of[network]
     given = {"steps": options.steps, "batch": options.batch}
@@ -85,7 +87,7 @@ def _plan(options: argparse.Namespace, network: str) -> _Plan:
         weight_decay=recipe.weight_decay, validate_every=recipe.validate_every, seed=options.seed,
         workers=options.workers, half_precision=half,
     )  # fmt: skip
-    patterns = (*recipes.left_out, *options.leave_out)
+    patterns = (*recipes.left_out, *options.leave_out) if left_out is None else left_out
     return _Plan(
         recipe,
         schedule,
@@ -105,6 +107,31 @@ def _localizer(options: argparse.Namespace) -> None:
     patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic, plan.often)
     validation = LocalizerValidation(LocalizerPatches.from_cache(folder, plan.kept_aside, synthetic=0))
     _train(options, plan, CoarseNetwork(), patches.draw, localizer_loss, validation)
+
+
+def _cross_validate(options: argparse.Namespace) -> None:
+    from ctsam3d.anatomy.localized import CLASSES
+    from ctsam3d.prompting.coarse import CoarseNetwork
+    from ctsam3d.prompting.localizer import Localizer
+    from ctsam3d.training import cross_validate
+    from ctsam3d.training.localizer import LocalizerPatches, localizer_loss
+
+    folder = options.cache / "localizer"
+    plans = [_plan(options, "localizer", fold) for fold in read_recipes(options.recipe).folds]
+    for path in folder.glob("*.npz"):
+        cross_validate.fold_of(path.stem, [plan.kept_aside for plan in plans])
+    scores = []
+    for fold, plan in enumerate(plans):
+        torch.manual_seed(options.seed)
+        patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic, plan.often)
+        network = CoarseNetwork()
+        run = options.run / f"fold_{fold}"
+        average = train(network, patches.draw, localizer_loss, plan.schedule, run, plan.device)
+        network.load_state_dict(average)
+        localizer = Localizer(network, CLASSES, plan.device, "")
+        scores += cross_validate.score_fold(localizer, folder, plan.kept_aside, fold)
+        cross_validate.write_scores(options.run / "scores.csv", scores)
+    print(cross_validate.table(scores), end="")
 
 
 def _cubes(options: argparse.Namespace) -> None:
@@ -180,7 +207,7 @@ def _export(options: argparse.Namespace) -> None:
         recipe = read_recipes(options.recipe).of["cubes"]
         trained: dict[str, object] = {
             "coarse_prompt": recipe.coarse_prompt > 0,
-            "cross_patch": options.cross_patch is not None,
+            "cross_patch": "aligned" if options.cross_patch is not None else False,
         }
         if options.cross_patch is not None:
             predictor = torch.load(options.cross_patch / "state.pt", map_location="cpu", weights_only=True)
@@ -224,24 +251,26 @@ def main() -> None:
     prepare.add_argument("--recipe", type=Path, default=BUNDLED)
     prepare.set_defaults(run_command=_prepare)
 
-    for name, command in (("localizer", _localizer), ("cubes", _cubes), ("cross_patch", _cross_patch)):
+    networks = {"localizer": _localizer, "cubes": _cubes, "cross_patch": _cross_patch}
+    for name, command in {**networks, "cross_validate": _cross_validate}.items():
         training = commands.add_parser(name)
         training.add_argument("cache", type=Path)
         training.add_argument("run", type=Path, help="holds state.pt and log.csv; resumed if it does")
-        training.add_argument(
-            "--leave-out", nargs="*", default=[], help="cases, * allowed, to keep for validation"
-        )
+        if name in networks:
+            training.add_argument(
+                "--leave-out", nargs="*", default=[], help="cases, * allowed, to keep for validation"
+            )
+            training.add_argument(
+                "--seconds", type=float, default=None, help="stop at a checkpoint after so long"
+            )
         training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
         training.add_argument("--recipe", type=Path, default=BUNDLED, help="TOML file like the bundled one")
         training.add_argument("--steps", type=int, default=None)
         training.add_argument("--batch", type=int, default=None)
         training.add_argument("--seed", type=int, default=0)
         training.add_argument("--workers", type=int, default=1)
-        training.add_argument(
-            "--seconds", type=float, default=None, help="stop at a checkpoint after so long"
-        )
         training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        if name != "localizer":
+        if name in ("cubes", "cross_patch"):
             training.add_argument("--size", default="nano")
         training.set_defaults(run_command=command)
 

@@ -41,6 +41,7 @@ class Recipes:
     Attributes:
         left_out: patterns of cases never trained on.
         coarse: patterns of cases that teach the localizer alone.
+        folds: patterns of the cases of each fold of a cross-validation.
         favour: how many times as often as others the favoured structures are chosen.
         favoured: patterns of structures.
         of: a recipe for each network.
@@ -48,6 +49,7 @@ class Recipes:
 
     left_out: tuple[str, ...]
     coarse: tuple[str, ...]
+    folds: tuple[tuple[str, ...], ...]
     favour: float
     favoured: tuple[str, ...]
     of: dict[str, Recipe]
@@ -65,6 +67,7 @@ def read_recipes(path: Path = BUNDLED) -> Recipes:
         raise ValueError(f"{path.name}: expected TOML: {fault}") from None
     left_out = _section(path, document, "left_out", {"cases", "coarse"})
     sampling = _section(path, document, "sampling", {"favour", "favoured"})
+    folds = _section(path, document, "cross_validation", {"folds"})["folds"]
     networks = {"localizer", "cubes", "cross_patch"}
     if set(document) != networks:
         raise ValueError(f"{path.name}: expected sections {sorted(networks)}, found {sorted(document)}")
@@ -72,6 +75,7 @@ def read_recipes(path: Path = BUNDLED) -> Recipes:
     return Recipes(
         left_out=tuple(left_out["cases"]),
         coarse=tuple(left_out["coarse"]),
+        folds=tuple(tuple(fold) for fold in folds),
         favour=float(sampling["favour"]),
         favoured=tuple(sampling["favoured"]),
         of=recipes,
