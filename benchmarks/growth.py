@@ -6,6 +6,7 @@ Series are tiny and segmented by a threshold, so that what is measured is everyt
 from __future__ import annotations
 
 import argparse
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from benchmarks.figures import CLOCKS, Clock, Figure, against, peak_bytes
 from pipelines.schemas import STRUCTURES
 
 _SLICES = 8
+_OBJECTS = 300  # of a real series
 _QUERIES = {
     "mean by structure": "SELECT structure, avg(volume_ml), count(*) FROM {t} WHERE status = 'ok' GROUP BY 1",
     "percentiles by structure": "SELECT structure, quantile_cont(volume_ml, [0.05, 0.5, 0.95]) FROM {t} "
@@ -45,6 +47,10 @@ def run(chosen: argparse.Namespace) -> Iterator[Figure]:
     yield from against("growth", seconds, "s/series", first, "run, ")
     yield from against("growth", publishing, "s/series", first, "publish, ")
     yield from against("growth", peaks, "byte", first, "run, peak memory, ")
+    manifests = {f"{count} series": _measured("manifest", count, chosen.clock)[2] for count in chosen.series}
+    yield from against(
+        "growth", manifests, "byte", first, f"manifest of {_OBJECTS} objects a series, peak memory, "
+    )
     idle = _measured("discover", 0, chosen.clock)[2]
     small, large = (_measured("discover", n, chosen.clock) for n in (chosen.objects // 10, chosen.objects))
     per_object = {
@@ -80,6 +86,32 @@ def _write_objects(root: Path, objects: int) -> None:
             (folder / f"{i}.dcm").write_bytes(data.replace(b".10000000", b"." + number))
 
 
+def _gather(series: int) -> None:
+    """A manifest of series of real sizes, as discovery makes it and a run goes through it, without their objects."""
+    from dataclasses import replace
+
+    from ctsam3d.outcome import Status
+    from pipelines.manifest import Manifest, SeriesRef
+    from pipelines.object_lists import ObjectLists
+    from pipelines.store import ObjectInfo
+
+    lists: ObjectLists[str] = ObjectLists()
+    refs = []
+    for n in range(series):
+        study, name = (f"1.2.826.0.1.3680043.10.{kind}.{n:038}" for kind in (1, 2))
+        key = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+        for i in range(_OBJECTS):
+            etag = hashlib.md5(f"{n} {i}".encode(), usedforsecurity=False).hexdigest()
+            lists.add(
+                key, ObjectInfo(f"{study}/{name}/{name}.{i}.dcm", 526_000 + i * 7919 % 2000, f'"{etag}"')
+            )
+        refs.append(SeriesRef(key, study, name, Status.OK, (), image_count=_OBJECTS, modality="CT"))
+    refs.sort(key=lambda ref: ref.series_key)
+    manifest = Manifest.of(replace(ref, objects=lists.take(ref.series_key)) for ref in refs)
+    assert manifest.manifest_id
+    assert len({ref.record_key("c", "w") for ref in manifest}) == series
+
+
 def _alone(what: str, count: int, clock: Clock) -> None:
     """In a process of its own: do it, then print seconds, seconds of publication and the process's peak in bytes."""
     from pipelines import driver
@@ -92,9 +124,11 @@ def _alone(what: str, count: int, clock: Clock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in").mkdir()
-        _write_objects(root / "in", count * (_SLICES if what == "run" else 1))
+        _write_objects(root / "in", count * {"run": _SLICES, "discover": 1, "manifest": 0}[what])
         started = clock()
-        if what == "discover":
+        if what == "manifest":
+            _gather(count)
+        elif what == "discover":
             if count:
                 found = discover(open_store(str(root / "in"))).manifest
                 assert len(found) == -(-count // _SLICES)

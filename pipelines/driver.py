@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ from pipelines.faults import Aborted, UsageError
 from pipelines.ledger import forget_attempts
 from pipelines.manifest import Manifest, SeriesRef
 from pipelines.parquet import ParquetDamaged
+from pipelines.prefetch import prefetch
 from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonyms
 from pipelines.reasons import RETRIABLE, Failure, Withheld
@@ -170,15 +170,11 @@ def run(
         if replace_damaged:
             set_aside_records(stores.output, plan)
         done = recorded(stores.output)
-        missing = [ref for ref in manifest if plan.record_key(ref) not in done]
+        pending, refused = _missing(plan, done)
+        missing = len(pending) + len(refused)
         stamp = Stamp(plan.run_id, plan.weights_sha256, plan.config_hash, plan.code_version)
-        _commit_all(
-            (_refused(ref, plan) for ref in missing if ref.status is not Status.OK),
-            stores.output,
-            plan,
-            stamp,
-        )
-        pending = {plan.record_key(ref): ref.series_key for ref in missing if ref.status is Status.OK}
+        if refused:
+            _commit_all(_refused(plan, refused), stores.output, plan, stamp)
         job = Job(
             source=stores.source,
             output=stores.output,
@@ -194,11 +190,12 @@ def run(
         with _machines(config) if pending and not in_process else nullcontext():
             for _ in range(config.resources.max_attempts + 1):
                 if pending:
-                    rows = _rows(found, pending.values(), prompts)
-                    _compute(job, plan, rows, in_process)
+                    rows = _rows(found, frozenset(pending.values()), prompts)
+                    _compute(job, plan, rows, len(pending), in_process)
                     done = recorded(stores.output)
                     pending = {key: series for key, series in pending.items() if key not in done}
-        _record_lost(stores.output, plan, stamp, set(pending))
+        if pending:
+            _commit_all(_lost(plan, pending), stores.output, plan, stamp)
         # A run is saved once it is whole: a killed one leaves only records, which any later run may use.
         save_run(stores.output, plan)
         rebuild = bool(replace_damaged and set_aside_tables(stores.output))
@@ -213,7 +210,7 @@ def run(
     return Summary(
         run_id=plan.run_id,
         series_by_status=published.series_by_status,
-        computed=len(missing),
+        computed=missing,
         output=stores.output.uri,
         prompted=prompted if prompts else None,
         prompts_unused=len(prompts.by_series) - prompted if prompts else 0,
@@ -247,7 +244,7 @@ def _prompted(manifest: Manifest, prompts: CohortPrompts | None) -> int:
     """How many of the series with prompts the source has. UsageError for none at all."""
     if prompts is None:
         return 0
-    found = len(prompts.by_series.keys() & set(manifest.table["series_instance_uid"].to_pylist()))
+    found = len(prompts.by_series.keys() & set(manifest.column("series_instance_uid")))
     if not found:
         raise UsageError(
             f"{prompts.address}: it says something of {len(prompts.by_series)} series, and the source has none of them"
@@ -255,32 +252,54 @@ def _prompted(manifest: Manifest, prompts: CohortPrompts | None) -> int:
     return found
 
 
-def _rows(manifest: Manifest, series: Iterable[str], prompts: CohortPrompts | None) -> pa.Table:
-    """The manifest's rows of these series, each with its own prompts beside it."""
-    asked = pa.array(sorted(series), pa.string())
-    rows = manifest.table.filter(pa.compute.is_in(manifest.table["series_key"], value_set=asked))
-    said = [
-        prompts.by_series[uid].to_json() if prompts and digest is not None else None
-        for uid, digest in zip(
-            *(rows[name].to_pylist() for name in ("series_instance_uid", "prompts_digest")), strict=True
-        )
-    ]
-    return rows.append_column(PENDING.field("prompts"), pa.array(said, pa.string()))
+def _missing(plan: Run, done: Container[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Series without a record, by the record's name: those to compute, and those the manifest already refused."""
+    pending: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for ref in plan.manifest:
+        key = plan.record_key(ref)
+        if key not in done:
+            (pending if ref.status is Status.OK else refused)[key] = ref.series_key
+    return pending, refused
 
 
-def _refused(ref: SeriesRef, plan: Run) -> Work:
-    """A series the manifest already refused: nothing to compute, a record all the same."""
-    return Work(ref, plan.record_key(ref), ref.status, ref.reason, ref.detail)
+def _rows(manifest: Manifest, series: Container[str], prompts: CohortPrompts | None) -> Iterator[pa.Table]:
+    """The manifest's rows of these series, some at a time, each with its own prompts beside it."""
+    for group in manifest.groups():
+        rows = group.filter(pa.array([key in series for key in group["series_key"].to_pylist()], pa.bool_()))
+        if rows.num_rows:
+            said = [
+                prompts.by_series[uid].to_json() if prompts and digest is not None else None
+                for uid, digest in zip(
+                    *(rows[name].to_pylist() for name in ("series_instance_uid", "prompts_digest")),
+                    strict=True,
+                )
+            ]
+            yield rows.append_column(PENDING.field("prompts"), pa.array(said, pa.string()))
 
 
-def _compute(job: Job, plan: Run, rows: pa.Table, in_process: bool) -> None:
+def _refused(plan: Run, refused: Container[str]) -> Iterator[Work]:
+    """Series the manifest already refused: nothing to compute, a record all the same."""
+    for ref in plan.manifest:
+        if ref.status is not Status.OK and (key := plan.record_key(ref)) in refused:
+            yield Work(ref, key, ref.status, ref.reason, ref.detail)
+
+
+def _lost(plan: Run, lost: Container[str]) -> Iterator[Work]:
+    """Series, by the names of their records, that the graph came to its end without."""
+    for ref in plan.manifest:
+        if (key := plan.record_key(ref)) in lost:
+            yield Work(ref, key, Status.LOST, str(Failure.WORKER_LOST))
+
+
+def _compute(job: Job, plan: Run, rows: Iterable[pa.Table], count: int, in_process: bool) -> None:
     """Compute the pending series, showing progress. A run with nothing to do never imports Ray.
 
     Raises:
         Aborted: told to stop, standing still, failing as a whole, or an output that took not every record.
     """
     compute = _in_process if in_process else _on_cluster
-    resources, progress = job.resources, Progress(rows.num_rows)
+    resources, progress = job.resources, Progress(count)
     # A little longer than the graph's own limit, which explains itself better.
     limit_s = resources.longest_wait_s
     watchdog = Watchdog(limit_s + min(_WATCHDOG_LATER_S, limit_s / 2))
@@ -288,7 +307,7 @@ def _compute(job: Job, plan: Run, rows: pa.Table, in_process: bool) -> None:
     ended = unwritten = 0
     try:
         with stopping() as stop, watchdog.watching():
-            for outcome in compute(job, plan, rows, stop):
+            for outcome in compute(job, plan, rows, count, stop):
                 watchdog.seen()
                 progress.add(outcome.status)
                 breaker.add(outcome)
@@ -297,7 +316,7 @@ def _compute(job: Job, plan: Run, rows: pa.Table, in_process: bool) -> None:
     finally:
         progress.close()
     if stop.is_set():
-        raise Aborted(f"told to stop: {rows.num_rows - ended} series are left")
+        raise Aborted(f"told to stop: {count - ended} series are left")
     if unwritten:
         raise Aborted(f"{job.output.uri}: did not take the records of {unwritten} series")
 
@@ -309,29 +328,25 @@ def _machines(config: RunConfig) -> AbstractContextManager[None]:
     return cluster(config.resources.address)
 
 
-def _in_process(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
-    yield from serial.compute(
-        job, (row for batch in rows.to_batches(1024) for row in batch.to_pylist()), stop
-    )
+def _in_process(
+    job: Job, plan: Run, rows: Iterable[pa.Table], count: int, stop: threading.Event
+) -> Iterator[Outcome]:
+    series = (batch for group in rows for batch in group.to_batches(max_chunksize=1))
+    yield from serial.compute(job, (row for batch in series for row in batch.to_pylist()), stop)
 
 
-def _on_cluster(job: Job, plan: Run, rows: pa.Table, stop: threading.Event) -> Iterator[Outcome]:
+def _on_cluster(
+    job: Job, plan: Run, rows: Iterable[pa.Table], count: int, stop: threading.Event
+) -> Iterator[Outcome]:
     from pipelines.cohort import graph
 
     key = f"runs/{plan.run_id}/{_PENDING}{uuid.uuid4().hex}.parquet"
-    job.output.put(key, parquet.write([rows], PENDING))
+    job.output.put(key, parquet.write(rows, PENDING))
     try:
         path, filesystem = arrow_location(job.output, key)
-        yield from graph.compute(job, path, rows.num_rows, filesystem, stop)
+        yield from graph.compute(job, path, count, filesystem, stop)
     finally:
         job.output.delete(key)
-
-
-def _record_lost(output: Store, plan: Run, stamp: Stamp, lost: set[str]) -> None:
-    """Record as lost the series, by the names of their records, that the graph came to its end without."""
-    reason = str(Failure.WORKER_LOST)
-    work = (Work(ref, plan.record_key(ref), Status.LOST, reason) for ref in plan.manifest)
-    _commit_all((one for one in work if one.record_key in lost), output, plan, stamp)
 
 
 def _sweep(output: Store, plan: Run) -> None:
@@ -343,9 +358,8 @@ def _sweep(output: Store, plan: Run) -> None:
 
 def _commit_all(ended: Iterable[Work], output: Store, plan: Run, stamp: Stamp) -> None:
     """Write records for series that ended without being computed."""
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="commit") as pool:
-        for _ in pool.map(lambda work: commit(work, output, plan.structures, stamp), ended):
-            pass
+    for _ in prefetch(lambda work: commit(work, output, plan.structures, stamp), ended, _WRITERS):
+        pass
 
 
 def _forget(output: Store, plan: Run) -> None:
@@ -363,6 +377,5 @@ def _forget(output: Store, plan: Run) -> None:
             forget_attempts(output, plan.record_key(ref))  # first: kept, they would poison it again unseen
             output.delete(path)
 
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="forget") as pool:
-        for _ in pool.map(forget, plan.manifest):
-            pass
+    for _ in prefetch(forget, plan.manifest, _WRITERS):
+        pass

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
+from ctsam3d.arrow_schema import without_arrow_schema
 from ctsam3d.outcome import Status
 from pipelines import identity, parquet
 from pipelines.records import SeriesRow
 from pipelines.schemas import MANIFEST
 from pipelines.store import ObjectInfo
 
-_BATCH_ROWS = 1024
+_GROUP_OBJECTS = 4096  # of a row group: small beside a process, large beside what a row group costs
+_BATCH_ROWS = 16
 
 
 class ManifestDamaged(Exception):
@@ -113,41 +115,51 @@ class SeriesRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
-    """All series of a source at one moment, sorted by their keys; `table` has the schema MANIFEST."""
+    """All series of a source at one moment, sorted by their keys.
 
-    table: pa.Table
+    It is held as the Parquet file it is stored as, and read a few series at a time: a series has hundreds of objects,
+    whose keys, sizes and ETags take a tenth of the memory in there of what they take as values.
+    """
+
+    _file: bytes = field(repr=False)
 
     @classmethod
     def of(cls, series: Iterable[SeriesRef]) -> Manifest:
-        """A manifest of these series. Raises ValueError where two have the same key."""
-        table = pa.Table.from_pylist([ref.to_columns() for ref in series], schema=MANIFEST)
-        if len(pa.compute.unique(table["series_key"])) != table.num_rows:
-            raise ValueError("two series of the manifest have the same key")
-        return cls(table.sort_by("series_key"))
+        """A manifest of these series. Raises ValueError where they are not sorted by their keys, or share one."""
+        return cls._of(
+            pa.Table.from_pylist([ref.to_columns() for ref in group], schema=MANIFEST)
+            for group in _groups(_ascending(series))
+        )
+
+    @classmethod
+    def _of(cls, groups: Iterable[pa.Table]) -> Manifest:
+        return cls(parquet.write(groups, MANIFEST, arrow_schema=False))
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(parquet.open_verified(self._file, MANIFEST).metadata.num_rows)
 
     def __iter__(self) -> Iterator[SeriesRef]:
-        for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS):
-            for row in batch.to_pylist():
-                yield SeriesRef.from_columns(row)
+        for group in self.groups():
+            for batch in group.to_batches(max_chunksize=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    yield SeriesRef.from_columns(row)
+
+    def groups(self) -> Iterator[pa.Table]:
+        """Its rows, of the schema MANIFEST, some series at a time."""
+        return parquet.read_groups(self._file, MANIFEST)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one column, of every series."""
+        values: list[Any] = parquet.read(self._file, MANIFEST, [name])[0][name].to_pylist()
+        return values
 
     def renamed(self, rename: Callable[[str], str]) -> Manifest:
         """The same series with other names for their objects; nothing can be fetched by it."""
-        batches = [_renamed(batch, rename) for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS)]
-        return Manifest(pa.Table.from_batches(batches, self.table.schema))
+        return self._of(_renamed(group, rename) for group in self.groups())
 
     def prompted(self, digests: Mapping[str, str]) -> Manifest:
         """The same series; those that are to be processed with the names of their prompts, by SeriesInstanceUID."""
-        uids, statuses = (self.table[name].to_pylist() for name in ("series_instance_uid", "status"))
-        named = [
-            digests.get(uid) if uid is not None and status == Status.OK else None
-            for uid, status in zip(uids, statuses, strict=True)
-        ]
-        column = self.table.schema.get_field_index("prompts_digest")
-        field = self.table.schema.field(column)
-        return Manifest(self.table.set_column(column, field, pa.array(named, field.type)))
+        return self._of(_prompted(group, digests) for group in self.groups())
 
     @property
     def manifest_id(self) -> str:
@@ -162,19 +174,56 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The bytes of a Parquet file, the same for the same manifest."""
-        return parquet.write([self.table], MANIFEST)
+        return self._file
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
         """The manifest in a Parquet file. Raises ManifestDamaged."""
         try:
-            return cls(parquet.read(data, MANIFEST)[0])
+            for _ in parquet.read_groups(data, MANIFEST):
+                pass
         except parquet.ParquetDamaged as damage:
             raise ManifestDamaged(str(damage)) from None
+        return cls(without_arrow_schema(data))
 
 
-def _renamed(batch: pa.RecordBatch, rename: Callable[[str], str]) -> pa.RecordBatch:
-    objects = batch["objects"]
+def _ascending(series: Iterable[SeriesRef]) -> Iterator[SeriesRef]:
+    former = ""
+    for ref in series:
+        if ref.series_key <= former:
+            raise ValueError(
+                "two series of the manifest have the same key, or are not in order of their keys"
+            )
+        former = ref.series_key
+        yield ref
+
+
+def _groups(series: Iterable[SeriesRef]) -> Iterator[list[SeriesRef]]:
+    """Series in lists of about so many objects."""
+    group: list[SeriesRef] = []
+    objects = 0
+    for ref in series:
+        group.append(ref)
+        objects += 1 + len(ref.objects)
+        if objects >= _GROUP_OBJECTS:
+            yield group
+            group, objects = [], 0
+    if group:
+        yield group
+
+
+def _prompted(group: pa.Table, digests: Mapping[str, str]) -> pa.Table:
+    uids, statuses = (group[name].to_pylist() for name in ("series_instance_uid", "status"))
+    named = [
+        digests.get(uid) if uid is not None and status == Status.OK else None
+        for uid, status in zip(uids, statuses, strict=True)
+    ]
+    column = group.schema.get_field_index("prompts_digest")
+    return group.set_column(column, group.schema.field(column), pa.array(named, pa.string()))
+
+
+def _renamed(group: pa.Table, rename: Callable[[str], str]) -> pa.Table:
+    objects = group["objects"].combine_chunks()
     entries, kind = objects.flatten(), objects.type.value_type
     columns = [entries.field(i) for i in range(kind.num_fields)]
     at = kind.get_field_index("key")
@@ -183,5 +232,5 @@ def _renamed(batch: pa.RecordBatch, rename: Callable[[str], str]) -> pa.RecordBa
     renamed = pa.ListArray.from_arrays(
         pa.array(ends, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(kind)), type=objects.type
     )
-    column = batch.schema.get_field_index("objects")
-    return batch.set_column(column, batch.schema.field(column), renamed)
+    column = group.schema.get_field_index("objects")
+    return group.set_column(column, group.schema.field(column), renamed)

@@ -66,9 +66,7 @@ def to_mask(begins: Places, lengths: Places, size: tuple[int, int, int]) -> NDAr
 
 def fill(begins: Places, lengths: Places, values: NDArray[Value], voxels: int) -> NDArray[Value]:
     """So many voxels in one row, of which each run, none reaching into the next, has its value; the others have 0."""
-    counts = np.empty(
-        2 * begins.size + 1, dtype=np.int64
-    )  # of voxels without, with, without, ..., without a value
+    counts = np.empty(2 * begins.size + 1, dtype=np.int64)  # voxels without, with, ..., without a value
     counts[1::2] = lengths
     counts[0], counts[-1] = begins[0], voxels - begins[-1] - lengths[-1]
     np.subtract(begins[1:], begins[:-1], out=counts[2:-1:2])

@@ -6,7 +6,9 @@ extension types, which may name code to load, are left alone: what a file says o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +51,7 @@ def write(
     """
     full = schema.with_metadata({**(schema.metadata or {}), **(metadata or {})})
     blobs = [f.name for f in schema if pa.types.is_large_binary(f.type)]
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()  # whose value is no second copy
     with pq.ParquetWriter(
         sink,
         full,
@@ -65,7 +67,7 @@ def write(
                 writer.write_table(table.cast(schema).replace_schema_metadata(full.metadata), _ROWS_PER_GROUP)
         if not arrow_schema:  # with it they are written, too
             writer.add_key_value_metadata(full.metadata)
-    return bytes(sink.getvalue())
+    return sink.getvalue()
 
 
 def read(
@@ -76,30 +78,25 @@ def read(
     Raises:
         ParquetDamaged: not Parquet, another schema or schema version, or a page whose checksum is wrong.
     """
-    try:
-        file = open_verified(data, schema)
-        found = file.schema_arrow
-        there = frozenset(found.names)
-        table = file.read(
-            columns=[name for name in columns if name in there] if columns is not None else None,
-            use_threads=file.metadata.num_rows > _ROWS_FOR_THREADS,
-        )
-        table.validate(full=True)
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        if not table.num_rows == sum(groups) == file.metadata.num_rows:
-            raise ParquetDamaged("the file's row counts contradict each other")
-    except ParquetDamaged:
-        raise
-    except Exception as fault:  # damaged bytes raise whatever they happen to hit
-        raise ParquetDamaged(_explain(fault)) from None
-    wanted = (
-        schema if columns is None else pa.schema([schema.field(name) for name in columns], schema.metadata)
-    )
-    arrays = [
-        table[field.name].cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
-        for field in wanted
-    ]
-    return pa.table(arrays, schema=wanted), found.metadata
+    file = open_verified(data, schema)
+    counted = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+    if counted != file.metadata.num_rows:
+        raise ParquetDamaged("the file's row counts contradict each other")
+    threads = file.metadata.num_rows > _ROWS_FOR_THREADS
+    table = _rows(file.read, file.metadata.num_rows, schema, columns, file.schema_arrow, use_threads=threads)
+    return table, file.schema_arrow.metadata
+
+
+def read_groups(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of one row group after the other, as `read` gives those of all.
+
+    Raises:
+        ParquetDamaged: as `read`.
+    """
+    file = open_verified(data, schema)
+    for i in range(file.metadata.num_row_groups):
+        read_group, count = partial(file.read_row_group, i), file.metadata.row_group(i).num_rows
+        yield _rows(read_group, count, schema, columns, file.schema_arrow, use_threads=False)
 
 
 def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
@@ -117,6 +114,37 @@ def open_verified(data: bytes, schema: pa.Schema) -> pq.ParquetFile:
     if version != schema.metadata[_VERSION_KEY] or not _is_same_or_older(found, schema):
         raise ParquetDamaged("the file's schema or schema version is not the expected one")
     return file
+
+
+def _rows(
+    read_them: Callable[..., pa.Table],
+    count: int,
+    schema: pa.Schema,
+    columns: Sequence[str] | None,
+    found: pa.Schema,
+    *,
+    use_threads: bool,
+) -> pa.Table:
+    """What is read, with the columns that were asked for; ParquetDamaged where it is not so many good rows."""
+    there = frozenset(found.names)
+    try:
+        table = read_them(
+            columns=[name for name in columns if name in there] if columns is not None else None,
+            use_threads=use_threads,
+        )
+        table.validate(full=True)
+    except Exception as fault:  # damaged bytes raise whatever they happen to hit
+        raise ParquetDamaged(_explain(fault)) from None
+    if table.num_rows != count:
+        raise ParquetDamaged("the file's row counts contradict each other")
+    wanted = (
+        schema if columns is None else pa.schema([schema.field(name) for name in columns], schema.metadata)
+    )
+    arrays = [
+        table[field.name].cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
+        for field in wanted
+    ]
+    return pa.table(arrays, schema=wanted)
 
 
 def _is_same_or_older(found: pa.Schema, schema: pa.Schema) -> bool:

@@ -7,13 +7,12 @@ set aside are compared with the record made in its place, whatever they say of t
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.identity import is_key, record_path
 from pipelines.ledger import forget_attempts
-from pipelines.manifest import SeriesRef
 from pipelines.parquet import ParquetDamaged
-from pipelines.runs import Run
+from pipelines.prefetch import prefetch
+from pipelines.runs import Expected, Run
 from pipelines.shards import MASK_FILES, RUN_FILES, SERIES_FILES, STRUCTURE_FILES, read_shard
 from pipelines.store import NotFound, Store
 from pipelines.verify import check_record
@@ -25,13 +24,13 @@ _THREADS = 8
 def set_aside_records(output: Store, run: Run) -> int:
     """Take away every record of the run that verification would find fault with; how many there were."""
 
-    def look(ref: SeriesRef) -> bool:
-        key = run.record_key(ref)
+    def look(expected: Expected) -> bool:
+        key = expected.record_key
         try:
             data = output.get(record_path(key))
         except NotFound:
             return False
-        if not check_record(data, run, ref)[1]:
+        if not check_record(data, run, expected)[1]:
             return False
         digest = hashlib.sha256(data).hexdigest()[:16]
         output.put_if_absent(f"{_PREFIX}/records/{key}-{digest}.parquet", data)
@@ -39,8 +38,7 @@ def set_aside_records(output: Store, run: Run) -> int:
         output.delete(record_path(key))
         return True
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="repair") as pool:
-        return sum(pool.map(look, run.manifest))
+    return sum(prefetch(look, run.expected(), _THREADS))
 
 
 def set_aside_tables(output: Store) -> int:

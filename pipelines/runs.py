@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines import identity
 from pipelines.manifest import Manifest, ManifestDamaged, SeriesRef
-from pipelines.records import Provenance
+from pipelines.records import Provenance, SeriesRow
 from pipelines.store import NotFound, Store
 
 _DESCRIPTION_VERSION = 1
@@ -18,6 +18,29 @@ _TEXTS = ("config_hash", "weights_sha256", "code_version", "manifest_id")
 
 class RunDamaged(Exception):
     """A stored run that cannot be read. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a run promises of one series: all that its record says without being computed, and no object's name.
+
+    Attributes:
+        row: of the series, as far as the manifest knows it.
+        provenance: of its record.
+    """
+
+    row: SeriesRow
+    provenance: Provenance
+
+    @property
+    def series_key(self) -> str:
+        """Of the series."""
+        return self.row.series_key
+
+    @property
+    def record_key(self) -> str:
+        """The name of the series' record."""
+        return self.provenance.record_key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,15 +91,21 @@ class Run:
 
     def provenance(self, ref: SeriesRef, attempt: int | None = None) -> Provenance:
         """What every row of the series' record says about its making."""
+        digest = ref.input_digest
         return Provenance(
-            record_key=self.record_key(ref),
+            record_key=identity.record_key(ref.series_key, digest, self.config_hash, self.weights_sha256),
             run_id=self.run_id,
             weights_sha256=self.weights_sha256,
             config_hash=self.config_hash,
             code_version=self.code_version,
-            input_digest=ref.input_digest,
+            input_digest=digest,
             attempt=attempt,
         )
+
+    def expected(self) -> Iterator[Expected]:
+        """Every series of the run, in order of their keys."""
+        for ref in self.manifest:
+            yield Expected(ref.series_row(), self.provenance(ref))
 
 
 def save_run(output: Store, run: Run) -> None:

@@ -22,11 +22,10 @@ import pyarrow as pa
 
 from ctsam3d.outcome import Status
 from pipelines.identity import record_path
-from pipelines.manifest import SeriesRef
 from pipelines.prefetch import prefetch
 from pipelines.reasons import RETRIABLE, Failure
 from pipelines.records import Record, RecordDamaged, RecordTables, StructureRow, encode_record, read_record
-from pipelines.runs import Run
+from pipelines.runs import Expected, Run
 from pipelines.shards import (
     MASK_FILES,
     RUN_FILES,
@@ -41,6 +40,7 @@ from pipelines.shards import (
 from pipelines.store import NotFound, Store
 
 _READERS = 8
+_TABLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ def publish(
     """
     totals: Counter[str] = Counter()
     replaced = 0
-    for shard, refs in groupby(run.manifest, lambda ref: STRUCTURE_FILES.shard(ref.series_key)):
-        statuses, changed = _publish_shard(output, run, shard, list(refs), rebuild, suspects)
+    for shard, group in groupby(run.expected(), lambda one: STRUCTURE_FILES.shard(one.series_key)):
+        statuses, changed = _publish_shard(output, run, shard, list(group), rebuild, suspects)
         totals.update(statuses)
         replaced += changed
     for layout in (STRUCTURE_FILES, SERIES_FILES, MASK_FILES):
@@ -76,20 +76,19 @@ def publish(
     return Published(dict(sorted(totals.items())), replaced)
 
 
-def read_tables_of(output: Store, run: Run, ref: SeriesRef) -> RecordTables:
+def read_tables_of(output: Store, run: Run, expected: Expected) -> RecordTables:
     """The rows the tables should hold for a series of the run: its record's, or `lost` ones without one."""
-    expected = run.record_key(ref)
     try:
-        tables = read_record(output.get(record_path(expected)))
-        if tables.record_key == expected:
+        tables = read_record(output.get(record_path(expected.record_key)))
+        if tables.record_key == expected.record_key:
             return tables
     except (NotFound, RecordDamaged):
         pass
-    return _lost(run, ref)
+    return _lost(run, expected)
 
 
 def _publish_shard(
-    output: Store, run: Run, shard: str, refs: list[SeriesRef], rebuild: bool, suspects: frozenset[str]
+    output: Store, run: Run, shard: str, all_expected: list[Expected], rebuild: bool, suspects: frozenset[str]
 ) -> tuple[Counter[str], int]:
     """Publish the series of one file of `structures` and `series`: their statuses, how many were replaced."""
     series = read_shard(output, SERIES_FILES, shard)
@@ -97,30 +96,38 @@ def _publish_shard(
     current = _current(series, structures)
     statuses: Counter[str] = Counter()
     stale = []
-    for ref in refs:
-        key, status = current.get(ref.series_key, (None, ""))
+    for expected in all_expected:
+        key, status = current.get(expected.series_key, (None, ""))
         settled = status not in RETRIABLE and key not in suspects
-        if not rebuild and key == run.record_key(ref) and settled:
+        if not rebuild and key == expected.record_key and settled:
             statuses[status] += 1
         else:
-            stale.append(ref)
+            stale.append(expected)
     if not stale:
         return statuses, 0
     old_series, old_structures = SeriesIndex(series), SeriesIndex(structures)
-    keys, new_series, new_structures = [], [], []
-    for mask_shard, group in groupby(stale, lambda ref: MASK_FILES.shard(ref.series_key)):
-        records = list(prefetch(lambda ref: read_tables_of(output, run, ref), group, _READERS))
+    keys: list[str] = []
+    new_series: list[pa.Table] = []
+    new_structures: list[pa.Table] = []
+    for mask_shard, group in groupby(stale, lambda one: MASK_FILES.shard(one.series_key)):
+        records = list(prefetch(lambda one: read_tables_of(output, run, one), group, _READERS))
         statuses.update(str(record.series["status"][0]) for record in records)
         if not rebuild:
             records = [record for record in records if not _published(record, old_series, old_structures)]
         _replace_masks(output, mask_shard, records)
         keys += [record.series_key for record in records]
-        new_series += [record.series for record in records]
-        new_structures += [record.structures for record in records]
+        new_series = _gathered(new_series, [record.series for record in records])
+        new_structures = _gathered(new_structures, [record.structures for record in records])
     if keys:
         _write_merged(output, STRUCTURE_FILES, shard, without_series(structures, keys), new_structures)
         _write_merged(output, SERIES_FILES, shard, without_series(series, keys), new_series)
     return statuses, len(keys)
+
+
+def _gathered(tables: list[pa.Table], more: list[pa.Table]) -> list[pa.Table]:
+    """All of them, many as one: a table of a few rows takes forty times the memory that its rows do."""
+    tables = [*tables, *more]
+    return tables if len(tables) < _TABLES else [pa.concat_tables(tables).combine_chunks()]
 
 
 def _published(record: RecordTables, series: SeriesIndex, structures: SeriesIndex) -> bool:
@@ -155,10 +162,14 @@ def _replace_masks(output: Store, shard: str, records: list[RecordTables]) -> No
 
 def _write_merged(output: Store, layout: Layout, shard: str, kept: pa.Table, new: list[pa.Table]) -> None:
     """Write the rows in order of their series: the same rows are the same bytes."""
-    index = SeriesIndex(pa.concat_tables([kept, *new]))
-    write_shard(
-        output, layout, shard, index.slices() if layout is MASK_FILES else [pa.concat_tables(index.slices())]
-    )
+    rows = pa.concat_tables([kept, *new])
+    if layout is MASK_FILES:
+        write_shard(output, layout, shard, SeriesIndex(rows).slices())
+    else:
+        ordered = rows.take(
+            pa.compute.sort_indices(rows["series_key"])
+        )  # of one series they stay as they were
+        write_shard(output, layout, shard, [ordered.combine_chunks()])
 
 
 def _publish_run(output: Store, run: Run, series_by_status: dict[str, int]) -> None:
@@ -183,9 +194,9 @@ def _publish_run(output: Store, run: Run, series_by_status: dict[str, int]) -> N
     write_shard(output, RUN_FILES, "0", [pa.Table.from_pylist(rows, schema=RUN_FILES.schema)])
 
 
-def _lost(run: Run, ref: SeriesRef) -> RecordTables:
+def _lost(run: Run, expected: Expected) -> RecordTables:
     """Rows for a series that has no readable record."""
     reason = str(Failure.NO_RECORD)
-    series = replace(ref.series_row(), status=Status.LOST, reason=reason, detail=None)
+    series = replace(expected.row, status=Status.LOST, reason=reason, detail=None)
     rows = tuple(StructureRow(name, Status.LOST, reason) for name in run.structures)
-    return read_record(encode_record(Record(series, rows, run.provenance(ref))))
+    return read_record(encode_record(Record(series, rows, expected.provenance)))

@@ -16,11 +16,10 @@ import pyarrow as pa
 
 from pipelines import parquet
 from pipelines.identity import record_path
-from pipelines.manifest import SeriesRef
 from pipelines.masks import MaskDamaged, MaskRow, count_voxels
 from pipelines.prefetch import prefetch
 from pipelines.records import RecordDamaged, RecordTables, read_record
-from pipelines.runs import Run, RunDamaged, list_runs, load_run
+from pipelines.runs import Expected, Run, RunDamaged, list_runs, load_run
 from pipelines.shards import (
     MASK_FILES,
     RUN_FILES,
@@ -110,36 +109,36 @@ def verify(output: Store, run_id: str | None = None) -> Report:
     # Asked about one run, the tables can be held to it only if no other was published after it.
     latest = max(published, key=lambda name: published[name], default=None)
     in_tables = set(published) if run_id is None else {run_id} & {latest}
-    newest: dict[str, tuple[Run, SeriesRef]] = {}
-    to_read: dict[str, tuple[Run, SeriesRef]] = {}
+    newest: dict[str, Expected] = {}
+    to_read: dict[str, tuple[Run, Expected]] = {}
     for name in sorted(names, key=lambda name: published.get(name, 0)):
         run = _load(output, name, findings)
         if run is None:
             continue
         if name not in published:
             findings.append(Finding(Problem.RUN_NOT_PUBLISHED, name))
-        for ref in run.manifest:
-            to_read.setdefault(run.record_key(ref), (run, ref))
+        for expected in run.expected():
+            to_read.setdefault(expected.record_key, (run, expected))
             if name in in_tables:
-                newest[ref.series_key] = (run, ref)
+                newest[expected.series_key] = expected
     masks = records = 0
     statuses: Counter[str] = Counter()
     tables = _Tables(output, findings)
     work = sorted(to_read.items(), key=lambda item: (item[1][1].series_key, item[0]))
-    read = prefetch(lambda item: _fetch(output, item[0], *item[1]), work, _READERS)
-    for (key, (_, ref)), result in zip(work, read, strict=True):
+    read = prefetch(lambda item: _fetch(output, *item[1]), work, _READERS)
+    for (key, (_, expected)), result in zip(work, read, strict=True):
         if isinstance(result, Finding):
             findings.append(result)
             continue
         records += 1
         masks += _check_masks(key, result, findings)
-        run, expected = newest.get(ref.series_key, (None, ref))
-        if run is not None and run.record_key(expected) == key:
+        latest_of_all = newest.get(expected.series_key)
+        if latest_of_all is not None and latest_of_all.record_key == key:
             statuses[str(result.series["status"][0])] += 1
             tables.compare(result)
     if run_id is None:
         tables.look_for_unknown(set(newest))
-    series = len({ref.series_key for _, ref in to_read.values()})
+    series = len({expected.series_key for _, expected in to_read.values()})
     return Report(
         runs=tuple(names),
         unpublished=unpublished,
@@ -169,33 +168,34 @@ def _load(output: Store, name: str, findings: list[Finding]) -> Run | None:
         return None
 
 
-def check_record(data: bytes, run: Run, ref: SeriesRef) -> tuple[RecordTables | None, list[Finding]]:
+def check_record(data: bytes, run: Run, expected: Expected) -> tuple[RecordTables | None, list[Finding]]:
     """A record as rows, None where it is not readable or not the one expected, and all that is wrong with it."""
-    read = _read(data, run, ref)
+    read = _read(data, run, expected)
     if isinstance(read, Finding):
         return None, [read]
     findings: list[Finding] = []
-    _check_masks(run.record_key(ref), read, findings)
+    _check_masks(expected.record_key, read, findings)
     return read, findings
 
 
-def _fetch(output: Store, key: str, run: Run, ref: SeriesRef) -> RecordTables | Finding:
+def _fetch(output: Store, run: Run, expected: Expected) -> RecordTables | Finding:
     """The record, or what is wrong with it."""
+    key = expected.record_key
     try:
-        return _read(output.get(record_path(key)), run, ref)
+        return _read(output.get(record_path(key)), run, expected)
     except NotFound:
-        return Finding(Problem.RECORD_MISSING, key, f"series {ref.series_key}")
+        return Finding(Problem.RECORD_MISSING, key, f"series {expected.series_key}")
 
 
-def _read(data: bytes, run: Run, ref: SeriesRef) -> RecordTables | Finding:
-    key = run.record_key(ref)
+def _read(data: bytes, run: Run, expected: Expected) -> RecordTables | Finding:
+    key, made = expected.record_key, expected.provenance
     try:
         record = read_record(data)
     except RecordDamaged as damage:
         return Finding(Problem.RECORD_DAMAGED, key, str(damage))
     row = record.series.select(["record_key", "series_key", "input_digest", "config_hash", "weights_sha256"])
-    expected = [key, ref.series_key, ref.input_digest, run.config_hash, run.weights_sha256]
-    if list(row.to_pylist()[0].values()) != expected:
+    said = [key, expected.series_key, made.input_digest, made.config_hash, made.weights_sha256]
+    if list(row.to_pylist()[0].values()) != said:
         return Finding(Problem.RECORD_FOREIGN, key, "it says it was made of something else")
     if sorted(record.structures["structure"].to_pylist()) != sorted(run.structures):
         return Finding(Problem.RECORD_FOREIGN, key, "its structures are not the run's")

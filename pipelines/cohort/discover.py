@@ -7,12 +7,13 @@
    folder and reason, so that nothing disappears.
 3. Each tally gets its verdict. The manifest is sorted: the same source gives the same bytes.
 
-Memory: about 300 bytes an object (key, size, ETag), whatever the objects weigh.
+Memory: about 35 bytes an object (key, size, ETag), whatever the objects weigh, and 2 KB a series.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from ctsam3d.imaging.dicom import Limits
 from ctsam3d.imaging.dicom_header import Header, read_header
@@ -20,6 +21,7 @@ from ctsam3d.imaging.quiet import quiet
 from ctsam3d.outcome import Reason, Rejected, Status
 from pipelines import identity
 from pipelines.manifest import Manifest, SeriesRef
+from pipelines.object_lists import ObjectLists
 from pipelines.prefetch import prefetch
 from pipelines.pseudonyms import Pseudonyms
 from pipelines.store import InvalidLocation, NotFound, ObjectInfo, Store, check_key
@@ -36,6 +38,7 @@ _PAST_IDENTITY, _PAST_FACTS = (
 
 # StudyInstanceUID, SeriesInstanceUID, and the folder of objects without the latter.
 _Identity = tuple[str | None, str | None, str]
+_Unreadable = tuple[str, Reason]  # in this folder, for this reason
 
 
 class EmptySource(Exception):
@@ -76,13 +79,16 @@ def discover(
     """
     limits = limits or Limits()
     found: dict[_Identity, _Tally] = {}
-    unreadable: dict[tuple[str, Reason], list[ObjectInfo]] = {}
+    unreadable: Counter[_Unreadable] = Counter()
+    objects: ObjectLists[_Identity | _Unreadable] = ObjectLists()
     listed = skipped = bytes_read = 0
     beginnings = prefetch(lambda entry: _begin(source, entry), source.list(), threads, 8 * threads)
     for entry, beginning in beginnings:
         listed += 1
         if beginning is None and not _is_addressable(entry):  # it may be a slice: not to be passed over
-            unreadable.setdefault((_folder_of(entry), Reason.MALFORMED), []).append(entry)
+            where = (_folder_of(entry), Reason.MALFORMED)
+            unreadable[where] += 1
+            objects.add(where, entry)
             continue
         if beginning is None or not _claims_dicom(entry, beginning):
             skipped += 1
@@ -91,7 +97,9 @@ def discover(
             header, length = _header(source, entry, beginning)
         except Rejected as refusal:
             bytes_read += len(beginning)
-            unreadable.setdefault((_folder_of(entry), refusal.reason), []).append(entry)
+            where = (_folder_of(entry), refusal.reason)
+            unreadable[where] += 1
+            objects.add(where, entry)
             continue
         bytes_read += length
         if header.sop_class_uid == _MEDIA_DIRECTORY:
@@ -100,12 +108,17 @@ def discover(
         uid = header.series_instance_uid
         series = (header.study_instance_uid, uid, "" if uid else _folder_of(entry))
         found.setdefault(series, _Tally()).add(entry, header)
+        objects.add(series, entry)
     if not found and not unreadable:
         raise EmptySource(f"{source.uri}: no DICOM objects found ({listed} objects looked at)")
-    rows = [_series(uids, tally, limits, pseudonyms) for uids, tally in found.items()]
-    for (folder, reason), objects in unreadable.items():
-        rows.append(_unreadable(folder, reason, objects, pseudonyms))
-    return Discovery(Manifest.of(rows), listed, skipped, bytes_read)
+    rows: list[tuple[SeriesRef, _Identity | _Unreadable]] = [
+        (_series(series, tally, limits, pseudonyms), series) for series, tally in found.items()
+    ]
+    rows += [(_unreadable(*where, count, pseudonyms), where) for where, count in unreadable.items()]
+    del found
+    rows.sort(key=lambda row: row[0].series_key)
+    manifest = Manifest.of(replace(ref, objects=objects.take(name)) for ref, name in rows)
+    return Discovery(manifest, listed, skipped, bytes_read)
 
 
 def _begin(source: Store, entry: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
@@ -166,7 +179,8 @@ def _is_enough(header: Header) -> bool:
 class _Tally:
     """What is known of one series while its objects go by, in any order."""
 
-    objects: list[ObjectInfo] = field(default_factory=list)
+    objects: int = 0
+    largest_bytes: int = 0
     ct_objects: int = 0
     localizers: int = 0
     without_pixels: int = 0
@@ -177,7 +191,8 @@ class _Tally:
     facts: Header | None = None
 
     def add(self, entry: ObjectInfo, header: Header) -> None:
-        self.objects.append(entry)
+        self.objects += 1
+        self.largest_bytes = max(self.largest_bytes, entry.size)
         is_image = False
         if header.modality == "CT":
             self.ct_objects += 1
@@ -197,8 +212,7 @@ class _Tally:
 
     def verdict(self, limits: Limits) -> tuple[Reason, str] | None:
         """Why the series is not to be processed; None where it is."""
-        count = len(self.objects)
-        largest_bytes = max(entry.size for entry in self.objects)
+        count = self.objects
         if not self.ct_objects:
             return Reason.NOT_CT, f"{count} objects, none of modality CT"
         if not self.images and self.localizers:
@@ -207,8 +221,11 @@ class _Tally:
             return Reason.NO_PIXEL_DATA, f"{self.without_pixels} CT images without pixels"
         if not self.images:
             return Reason.NO_AXIAL_IMAGES, f"{count} objects, none of them a CT image"
-        if largest_bytes > limits.max_object_bytes:
-            return Reason.TOO_LARGE, f"an object of {largest_bytes} bytes, at most {limits.max_object_bytes}"
+        if self.largest_bytes > limits.max_object_bytes:
+            return (
+                Reason.TOO_LARGE,
+                f"an object of {self.largest_bytes} bytes, at most {limits.max_object_bytes}",
+            )
         if self.pixel_bytes > limits.max_pixel_bytes:
             return Reason.TOO_LARGE, f"{self.pixel_bytes} bytes of pixels, at most {limits.max_pixel_bytes}"
         if self.images < limits.min_slices:
@@ -233,7 +250,7 @@ def _series(series: _Identity, tally: _Tally, limits: Limits, pseudonyms: Pseudo
         series_instance_uid=series_uid,
         study_date=study_date,
         status=Status.REJECTED if reason else Status.OK,
-        objects=_sorted(tally.objects),
+        objects=(),
         reason=str(reason) if reason else None,
         detail=detail,
         image_count=tally.images,
@@ -249,9 +266,7 @@ def _series(series: _Identity, tally: _Tally, limits: Limits, pseudonyms: Pseudo
     )
 
 
-def _unreadable(
-    folder: str, reason: Reason, objects: list[ObjectInfo], pseudonyms: Pseudonyms | None
-) -> SeriesRef:
+def _unreadable(folder: str, reason: Reason, count: int, pseudonyms: Pseudonyms | None) -> SeriesRef:
     if pseudonyms:
         folder = pseudonyms.text("folder", folder)
     return SeriesRef(
@@ -259,11 +274,7 @@ def _unreadable(
         study_instance_uid=None,
         series_instance_uid=None,
         status=Status.REJECTED,
-        objects=_sorted(objects),
+        objects=(),
         reason=str(reason),
-        detail=f"{len(objects)} objects of one folder",
+        detail=f"{count} objects of one folder",
     )
-
-
-def _sorted(objects: list[ObjectInfo]) -> tuple[ObjectInfo, ...]:
-    return tuple(sorted(objects, key=lambda entry: entry.key))

@@ -37,7 +37,14 @@ def series_ref(number: int, *, etag: str = "1", rejected: bool = False) -> Serie
 
 def make_run(refs: list[SeriesRef], config: str = "config-a") -> Run:
     """A run over these series."""
-    return Run.of(Manifest.of(refs), STRUCTURES, {"name": config}, config, WEIGHTS, "0.1.0")
+    return Run.of(
+        Manifest.of(sorted(refs, key=lambda ref: ref.series_key)),
+        STRUCTURES,
+        {"name": config},
+        config,
+        WEIGHTS,
+        "0.1.0",
+    )
 
 
 def masks_of(ref: SeriesRef) -> dict[str, NDArray[np.bool_]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ctsam3d.outcome import Status
+from pipelines import tables
 from pipelines.identity import record_path
 from pipelines.masks import decode_mask
 from pipelines.records import encode_record
@@ -86,6 +87,18 @@ def test_publishing_again_writes_nothing(output: Store) -> None:
     assert snapshot(output) == before
     assert publish(output, run, rebuild=True).replaced == 7
     assert verify(output).ok
+
+
+def test_records_held_as_one_table_are_published_as_each_for_itself(
+    output: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run([series_ref(n) for n in range(40)])
+    commit(output, run)
+    publish(output, run)
+    before = {key: output.get(key) for key in snapshot(output)}
+    monkeypatch.setattr(tables, "_TABLES", 2)  # a file of 16 has the rows of more
+    assert publish(output, run, rebuild=True).replaced == 40
+    assert {key: output.get(key) for key in snapshot(output)} == before
 
 
 def test_a_new_series_touches_only_its_own_files(output: Store) -> None:
