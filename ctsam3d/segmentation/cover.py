@@ -6,6 +6,7 @@ structures, with the coarse probability as the previous mask where the weights w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -30,8 +31,8 @@ class Coverer:
     """Covers coarse masks with cubes, and has the network answer them.
 
     Args:
-        decoder: with the weights.
-        settings: how densely cubes lie, and how many are asked at a time.
+        decoder: with the weights; as many cubes are asked as it decodes at a time.
+        settings: how densely cubes lie.
         coarse_prompt: the weights were trained to take a coarse mask with the first click; others would take it for
             an answer of their own to be corrected.
     """
@@ -58,8 +59,9 @@ class Coverer:
         jobs = [patch for of_one in patches.values() for patch in of_one]
         owners = SureOwners.of(coarse) if self.settings.correct else None
         canvases: dict[str, Canvas] = {}
-        for start in range(0, len(jobs), self.settings.batch):
-            batch = jobs[start : start + self.settings.batch]
+        left = deque(jobs)
+        while left:
+            batch = [left.popleft() for _ in range(min(self.decoder.batch, len(left)))]
             questions = [self._question(coarse[patch.structure], patch) for patch in batch]
             answers = self.decoder.answer(hu, questions)
             if owners is not None:

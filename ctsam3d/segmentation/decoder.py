@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctsam3d.network import click_maps, cross_patch, windows
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.network.model import CtSam3d, Embeddings
+from ctsam3d.segmentation.batch_size import Memory, fitting_batch
 from ctsam3d.segmentation.embedding_cache import EmbeddingCache
 from ctsam3d.segmentation.patches import Patch, cut
 
@@ -76,7 +77,7 @@ class CubeDecoder:
     Args:
         model: on its device.
         device: of the model.
-        batch: cubes decoded at a time.
+        batch: cubes decoded at a time, until `fit` finds how many.
         decode: as `CtSam3d.decode`, which it replaces.
         aligned: the cross-patch predictor was trained with cubes seen in the neighbour's frame.
 
@@ -98,6 +99,24 @@ class CubeDecoder:
         self._decode = decode or model.decode
         self._embedded = EmbeddingCache(_CUBES_KEPT)
         self.seconds = 0.0
+
+    def fit(self, memory: Memory) -> None:
+        """Decode as many cubes at a time as the device has room for, from now on; one where it has none just now."""
+        hu = np.zeros((CUBE_VOXELS,) * 3, dtype=np.int16)
+        # of prompts the whole cube's are the dearest
+        unsure = np.full(hu.shape, 0.5, dtype=np.float32)
+
+        def decode(cubes: int) -> None:
+            self.batch = cubes
+            patches = [Patch("", (n, 0, 0)) for n in range(cubes)]
+            self.answer(
+                hu.copy(), [Question(patch, (VoxelClick(patch.click_zyx),), unsure) for patch in patches]
+            )
+
+        try:
+            self.batch = fitting_batch(memory, decode)
+        except torch.OutOfMemoryError:
+            self.batch = 1
 
     @torch.inference_mode()
     def answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import Prompt, Prompter
 from ctsam3d.segmentation.accept import Found, accepted
+from ctsam3d.segmentation.batch_size import CudaMemory
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.cover import Coverer
 from ctsam3d.segmentation.decoder import CubeDecoder, Decode, VoxelClick
@@ -79,6 +80,8 @@ class Segmenter:
         aligned = facts.get("cross_patch") == "aligned"
         self.coefficients = Coefficients.of_facts(facts)
         self._decoder = CubeDecoder(self.model, device, settings.batch, decode, aligned=aligned)
+        if device.type == "cuda":
+            self._decoder.fit(CudaMemory(device))
         coarse_prompt = bool(facts.get("coarse_prompt", False))
         self._coverer = Coverer(self._decoder, settings, coarse_prompt=coarse_prompt)
 

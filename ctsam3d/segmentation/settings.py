@@ -16,7 +16,7 @@ class Settings:
         reach_blocks: every 6 mm block of a structure lies within so many blocks of a click, along each axis.
         least_dice: of refined and coarse mask, below which the coarse one is kept.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
-        batch: cubes decoded at a time.
+        batch: cubes decoded at a time on a CPU; a GPU decodes as many as it has room for.
         correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.
         growth: bounds of a structure that grows from clicks.
         precision: of the decoder's convolutions; None, before weights are loaded, for the fastest that answers as

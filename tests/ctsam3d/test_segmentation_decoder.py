@@ -1,6 +1,7 @@
 """Questions about cubes: those that are alike are asked together, cubes are embedded once, precision is earned."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from ctsam3d.network.config import SIZES
 from ctsam3d.network.fast_decoder import FastDecoder
 from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.network.precision import Precision
+from ctsam3d.prompting.prompt import CoarseStructure
 from ctsam3d.segmentation import precision_gate
+from ctsam3d.segmentation.batch_size import MOST, fitting_batch
+from ctsam3d.segmentation.cover import Coverer
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.embedding_cache import EmbeddingCache
 from ctsam3d.segmentation.patches import Patch
@@ -63,6 +67,8 @@ def test_a_device_without_room_is_asked_less_at_a_time_down_to_one_cube(model: C
     questions = [question((n, 0, 0)) for n in range(5)]
     decoder = CubeDecoder(model, torch.device("cpu"), 4, cramped)
     if room == 0:
+        decoder.fit(Tank(free=10**9, fixed=0, each=1))
+        assert decoder.batch == 1
         with pytest.raises(torch.OutOfMemoryError):
             decoder.answer(HU, questions)
         return
@@ -70,6 +76,78 @@ def test_a_device_without_room_is_asked_less_at_a_time_down_to_one_cube(model: C
     assert decoder.batch == room == max(asked for asked, _ in counted.asked)
     roomy = CubeDecoder(model, torch.device("cpu"), 4, FastDecoder(model.mask_decoder).decode)
     assert np.abs(answers - roomy.answer(HU, questions)).max() < 1e-4
+
+
+class Tank:
+    """A memory of so many bytes, of which decoding takes some at once and some for each cube."""
+
+    def __init__(self, free: int, fixed: int, each: int) -> None:
+        self.free, self.fixed, self.each = free, fixed, each
+        self.decoded: list[int] = []
+
+    def decode(self, cubes: int) -> None:
+        self.decoded.append(cubes)
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def peak_bytes(self, work: Callable[[], object]) -> int:
+        work()
+        return self.fixed + self.each * self.decoded[-1]
+
+
+@pytest.mark.parametrize(
+    ("free", "fixed", "each", "expected"),
+    [
+        (2000, 0, 100, 10),
+        (2000, 500, 100, 5),
+        (2099, 500, 100, 5),
+        (10**12, 500, 100, MOST),
+        (150, 500, 100, 1),  # one cube may still fit, and if not it is said when it is asked
+        (2000, 500, 0, 2),  # two take no more than one: as if each took all
+    ],
+)
+def test_as_many_cubes_as_fit_half_of_what_is_free(free: int, fixed: int, each: int, expected: int) -> None:
+    tank = Tank(free, fixed, each)
+    assert fitting_batch(tank, tank.decode) == expected
+    assert tank.decoded == [1, 1, 2]
+
+
+def test_a_decoder_that_was_fitted_asks_so_many_at_a_time_and_answers_alike(model: CtSam3d) -> None:
+    counted = Counted(model)
+    tank = Tank(free=12 * 100, fixed=0, each=100)
+
+    def watched(embeddings: Embeddings, clicks: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        tank.decode(len(clicks))
+        return counted.decode(embeddings, clicks, *others)
+
+    decoder = CubeDecoder(model, torch.device("cpu"), 4, watched)
+    decoder.fit(tank)
+    assert counted.asked == [(1, True), (1, True), (2, True)]  # what it was measured by
+    questions = [question((n, 0, 0)) for n in range(7)]
+    answers = decoder.answer(HU, questions)
+    assert counted.asked[3:] == [(6, False), (1, False)]
+    plain = CubeDecoder(model, torch.device("cpu"), 4, FastDecoder(model.mask_decoder).decode)
+    assert np.abs(answers - plain.answer(HU, questions)).max() < 1e-4
+
+
+def test_covering_asks_as_many_cubes_as_the_decoder_takes(model: CtSam3d) -> None:
+    mask = np.zeros((30, 12, 12), dtype=np.bool_)
+    mask[2:28, 2:10, 2:10] = True
+    coarse = {"liver": CoarseStructure(mask, mask.astype(np.float32) * 0.9, confidence=0.9)}
+    hu = RNG.integers(-200, 300, tuple(4 * n for n in mask.shape)).astype(np.int16)
+    found = []
+    for batch in (1, 3):
+        counted = Counted(model)
+        decoder = CubeDecoder(model, torch.device("cpu"), batch, counted.decode)
+        ((name, canvas, cubes),) = Coverer(decoder, Settings(reach_blocks=3), coarse_prompt=False).cover(
+            hu, coarse
+        )
+        assert name == "liver" and cubes > 3
+        sizes = [asked for asked, _ in counted.asked]
+        assert max(sizes) == batch and sum(sizes) == cubes
+        found.append(canvas.probability())
+    assert np.abs(found[0] - found[1]).max() < 1e-4
 
 
 def test_centred_clicks_are_asked_apart_from_what_would_slow_them(model: CtSam3d) -> None:
