@@ -68,7 +68,9 @@ _APART_MM = {1: 10.0, 2: 60.0, 3: 150.0}
 
 def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The body with all it encloses, bool (z, y, x), from HU on coarse blocks; tables and clothes are left out."""
-    solid = ndimage.binary_opening(hu > _SOFT_TISSUE_HU, np.ones((1, 3, 3)))
+    # a wall that the image's edge cuts along is as thick as it looks, not as thin as what is left of it
+    padded = np.pad(hu > _SOFT_TISSUE_HU, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    solid = ndimage.binary_opening(padded, np.ones((1, 3, 3)))[:, 2:-2, 2:-2]
     parts, count = ndimage.label(solid)
     if count == 0:
         return np.zeros(hu.shape, dtype=bool)
@@ -83,7 +85,9 @@ def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
             if cut.size:  # a lung that the image cuts through is open to its edge: shut it there
                 border[cut[0] : cut[-1] + 1] = True
         body[z] = ndimage.binary_fill_holes(closed)
-    return body
+    # slices in which a lung ran out through a hole in a thin wall, between slices in which it did not
+    tall = np.pad(body, ((margin, margin), (0, 0), (0, 0)), mode="edge")
+    return ndimage.binary_closing(tall, np.ones((2 * margin + 1, 1, 1)))[margin:-margin]
 
 
 def implausible(centres_z_mm: Mapping[str, float], weights: Mapping[str, float]) -> set[str]:

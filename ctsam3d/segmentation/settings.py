@@ -32,4 +32,4 @@ class Settings:
     correct: bool = False
     growth: Growth = Growth()
     precision: Precision | None = None
-    rules: int = 4
+    rules: int = 5

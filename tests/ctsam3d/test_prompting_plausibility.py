@@ -28,6 +28,20 @@ def test_a_lung_open_to_the_edge_of_the_image_still_belongs() -> None:
     assert body_mask(cropped)[:, 25, 6].all()
 
 
+def test_a_thin_wall_at_the_edge_of_the_image_keeps_the_lung_in() -> None:
+    hu = np.full((4, 40, 40), -1000.0, dtype=np.float32)
+    hu[:, :36, 4:36] = 40
+    hu[:, 1:30, 14:32] = -850  # one block of the wall is left, and it turns away from the edge
+    hu[:, 0, 4:12] = -1000
+    assert body_mask(hu)[:, 10, 20].all()
+
+
+def test_slices_whose_wall_has_a_hole_are_closed_by_their_neighbours() -> None:
+    torn = _trunk()
+    torn[3:6, :25, 14:32] = -1000  # wider than any gap that is closed within a slice
+    assert body_mask(torn)[:, 25, 20].all()
+
+
 def test_air_has_no_body() -> None:
     assert not body_mask(np.full((4, 9, 9), -1000.0, dtype=np.float32)).any()
 
