@@ -2,7 +2,8 @@
 
 The lungs' border is plain in the image, and a network at 1.5 mm still rounds it off by a voxel, which over so large a
 surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and
-solid tumours are thick and go. Air that joins a lung within a short way belongs to it.
+solid tumours are thick and go. Air that joins a lung within a short way belongs to it, and so does the rim in which lung
+and wall share a voxel: the network leaves it out, people who draw lungs do not.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _AERATED = frozenset({"lung_left", "lung_right"})
-_SOLID_HU = -400.0
+_SOLID_HU = -300.0
 _THIN_VOXELS = 2  # solid parts that an erosion of so many model voxels removes are vessels
 _AIR_HU = -600.0
 _GROWTH_VOXELS = (
     12  # how far a lung may reach into air the network missed: 18 mm, short of a windpipe's length
 )
+_RIM_VOXELS = 2  # how far a lung may reach on into voxels that it shares with what is solid
 _GROWN_PROBABILITY = 0.6  # so that the other lung, where the network sees it, has it
 
 
@@ -43,5 +45,6 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
     mask = kept > 0.5
     if mask.any():
         grown = ndimage.binary_dilation(mask, iterations=_GROWTH_VOXELS, mask=mask | (hu < _AIR_HU))
+        grown = ndimage.binary_dilation(grown, iterations=_RIM_VOXELS, mask=grown | (hu < _SOLID_HU))
         kept[grown & ~mask] = _GROWN_PROBABILITY
     return kept

@@ -33,10 +33,21 @@ def test_a_lung_goes_on_into_its_air_for_a_short_way_and_not_through_a_wall() ->
     seen = np.zeros(hu.shape, dtype=np.float32)
     seen[:, 8:32, 8:16] = 0.9
     lung = within_intensity("lung_right", seen, hu) > 0.5
-    assert lung[5, 12, 16:28].all() and not lung[5, 12, 29:].any()
+    assert lung[5, 12, 16:28].all() and not lung[5, 12, 30:].any()
     assert not lung[:, :6].any()
 
 
 def test_other_structures_are_left_alone() -> None:
     probability = np.full((30, 40, 40), 0.7, dtype=np.float32)
     assert within_intensity("liver", probability, _chest()) is probability
+
+
+def test_a_lung_has_the_rim_that_it_shares_with_the_wall() -> None:
+    hu = _chest()
+    hu[:, 8] = hu[:, :, 8] = -350  # more lung than wall
+    hu[:, 31] = -200  # more wall than lung
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 10:30, 10:20] = 0.9
+    lung = within_intensity("lung_left", seen, hu) > 0.5
+    assert lung[5, 8, 12:20].all() and lung[5, 12:20, 8].all()
+    assert not lung[:, 31].any() and not lung[:, :8].any()
