@@ -2,14 +2,16 @@
 
 The lungs' border is plain in the image, and a network at 1.5 mm still rounds it off by a voxel, which over so large a
 surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and
-solid tumours are thick and go. Air that joins a lung within a short way belongs to it, and so does the rim in which lung
-and wall share a voxel: the network leaves it out, people who draw lungs do not.
+solid tumours are thick and go. Air that joins a lung within a short way belongs to it, and so does the rim in which
+lung and wall share a voxel: the network leaves it out, people who draw lungs do not. Gas in a bowel or stomach under a
+thin diaphragm does not: it is a piece of its own, and emptier than the lung.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -18,6 +20,9 @@ _AERATED = frozenset({"lung_left", "lung_right"})
 _SOLID_HU = -300.0
 _THIN_VOXELS = 2  # solid parts that an erosion of so many model voxels removes are vessels
 _AIR_HU = -600.0
+_GAS_HU = -940.0
+_EMPTIER_HU = 100.0  # than the lung at least: in emphysema it cannot be told
+_LEAST_GAS_VOXELS = 300  # 1 ml; smaller ones are bronchi
 _GROWTH_VOXELS = (
     12  # how far a lung may reach into air the network missed: 18 mm, short of a windpipe's length
 )
@@ -43,8 +48,26 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
     inner = (slice(_THIN_VOXELS, -_THIN_VOXELS),) * 3
     kept: NDArray[np.float32] = np.where(thick[inner], np.float32(0), probability)
     mask = kept > 0.5
+    gas = _gas_beside(mask, hu)
+    kept[gas] = 0
+    mask &= ~gas
     if mask.any():
         grown = ndimage.binary_dilation(mask, iterations=_GROWTH_VOXELS, mask=mask | (hu < _AIR_HU))
         grown = ndimage.binary_dilation(grown, iterations=_RIM_VOXELS, mask=grown | (hu < _SOLID_HU))
         kept[grown & ~mask] = _GROWN_PROBABILITY
     return kept
+
+
+def _gas_beside(mask: NDArray[np.bool_], hu: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pieces of a lung's air (z, y, x) that do not hang together with most of it and are empty, with their rims."""
+    pieces = cc3d.connected_components((mask & (hu < _AIR_HU)).view(np.uint8), connectivity=6)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    main, wanted = int(sizes.argmax()), np.flatnonzero(sizes >= _LEAST_GAS_VOXELS)
+    if len(wanted) < 2:
+        return np.zeros_like(mask)
+    medians = dict(zip(wanted.tolist(), ndimage.median(hu, pieces, wanted), strict=True))
+    emptiest = min(_GAS_HU, medians[main] - _EMPTIER_HU)
+    gas = np.isin(pieces, [piece for piece, median in medians.items() if piece != main and median < emptiest])
+    rim = ndimage.binary_dilation(gas, iterations=_RIM_VOXELS + 1, mask=mask & (pieces != main))
+    return rim if gas.any() else gas

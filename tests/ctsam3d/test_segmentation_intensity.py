@@ -51,3 +51,14 @@ def test_a_lung_has_the_rim_that_it_shares_with_the_wall() -> None:
     lung = within_intensity("lung_left", seen, hu) > 0.5
     assert lung[5, 8, 12:20].all() and lung[5, 12:20, 8].all()
     assert not lung[:, 31].any() and not lung[:, :8].any()
+
+
+def test_gas_under_the_diaphragm_is_no_lung_but_air_in_an_empty_lung_is() -> None:
+    hu = _chest()
+    hu[:, 33:38, 8:32] = -980  # beyond a wall of one voxel
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 8:38, 8:32] = 0.9
+    lung = within_intensity("lung_left", seen, hu) > 0.5
+    assert lung[:, 10:30, 10:17].all() and not lung[:, 33:].any()
+    hu[hu == -850] = -930
+    assert (within_intensity("lung_left", seen, hu) > 0.5)[:, 34:37, 10:30].all()
