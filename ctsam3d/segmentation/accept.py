@@ -1,7 +1,12 @@
-"""Believe a refined mask, or keep the coarse one that asked for it: merged cubes in, what was found out."""
+"""Believe a refined mask, or keep the coarse one that asked for it: merged cubes in, what was found out.
+
+A refined mask is believed where it agrees with the coarse one. How far it must was fitted for some structures, for the
+weights at hand, on cases that they were not trained on (`ctsam3d.training.calibrate`), and is part of their facts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +18,7 @@ from ctsam3d.segmentation.patches import Box
 from ctsam3d.segmentation.settings import Settings
 from ctsam3d.segmentation.stitch import Canvas
 
+FACT = "acceptance"
 _BLOCK_PROBABILITY = np.float32(0.51)  # of a coarse block that interpolation would lose
 
 
@@ -38,20 +44,38 @@ class Found:
     localized: float | None = None
 
 
-def accepted(coarse: CoarseStructure, canvas: Canvas, cubes: int, settings: Settings) -> Found:
+def least_agreements(facts: Mapping[str, object]) -> dict[str, float]:
+    """Of structures for which it was fitted: the Dice of refined and coarse mask below which the coarse one is kept.
+
+    Raises:
+        ValueError: weights hold something else there than numbers in [0, 1] by structure.
+    """
+    found = facts.get(FACT, {})
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(least, int | float) and 0 <= least <= 1
+        for name, least in found.items()
+    ):
+        raise ValueError(f"expected {FACT} to hold numbers in [0, 1] by structure")
+    return {name: float(least) for name, least in found.items()}
+
+
+def accepted(
+    coarse: CoarseStructure, canvas: Canvas, cubes: int, settings: Settings, least_agreement: float
+) -> Found:
     """The refined mask where it is near enough to the coarse one, else that.
 
     Args:
         coarse: what was known before.
         canvas: the merged cubes, over the coarse probability.
         cubes: how many they are.
-        settings: how near is near enough.
+        settings: which ratios of volumes are near enough.
+        least_agreement: Dice of refined and coarse mask that is near enough.
     """
     assert canvas.coarse is not None
     refined, before = canvas.probability(), _not_thinned(canvas.coarse, coarse, canvas.box)
     agreement, volume_ratio = _compared(refined > 0.5, before > 0.5)
     low, high = settings.volume_ratio
-    if agreement >= settings.least_dice and low <= volume_ratio <= high:
+    if agreement >= least_agreement and low <= volume_ratio <= high:
         return Found(canvas.box, refined, cubes, Status.OK, None, agreement, coarse.confidence)
     return Found(
         canvas.box, before, cubes, Status.COARSE, "REFINEMENT_REJECTED", agreement, coarse.confidence

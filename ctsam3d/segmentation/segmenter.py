@@ -30,7 +30,7 @@ from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import Prompt, Prompter
-from ctsam3d.segmentation.accept import Found, accepted
+from ctsam3d.segmentation.accept import Found, accepted, least_agreements
 from ctsam3d.segmentation.batch_size import CudaMemory
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.cover import Coverer
@@ -79,6 +79,7 @@ class Segmenter:
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
         aligned = facts.get("cross_patch") == "aligned"
         self.coefficients = Coefficients.of_facts(facts)
+        self.least_agreements = least_agreements(facts)
         self._decoder = CubeDecoder(self.model, device, settings.batch, decode, aligned=aligned)
         if device.type == "cuda":
             self._decoder.fit(CudaMemory(device))
@@ -168,7 +169,7 @@ class Segmenter:
         """What each prompt comes to, one structure at a time or nearly so."""
         coarse = {name: prompt.coarse for name, prompt in prompts.items() if prompt.coarse is not None}
         for name, canvas, cubes in self._coverer.cover(grid.hu, coarse):
-            found = accepted(coarse[name], canvas, cubes, self.settings)
+            found = accepted(coarse[name], canvas, cubes, self.settings, self._least_agreement(name))
             clicks = on_grid(prompts[name].clicks, grid)
             yield name, self._clicked(name, grid, clicks, found) if clicks else found
         for name, prompt in prompts.items():
@@ -186,8 +187,11 @@ class Segmenter:
         begun = None
         if prompt is not None and prompt.coarse is not None:
             ((_, canvas, cubes),) = self._coverer.cover(grid.hu, {name: prompt.coarse})
-            begun = accepted(prompt.coarse, canvas, cubes, self.settings)
+            begun = accepted(prompt.coarse, canvas, cubes, self.settings, self._least_agreement(name))
         return self._clickable(name, grid, begun)
+
+    def _least_agreement(self, name: str) -> float:
+        return self.least_agreements.get(name, self.settings.least_dice)
 
     def _clickable(self, name: str, grid: Volume, begun: Found | None) -> ClickedStructure:
         known = named(name)

@@ -14,7 +14,8 @@ class Settings:
 
     Attributes:
         reach_blocks: every 6 mm block of a structure lies within so many blocks of a click, along each axis.
-        least_dice: of refined and coarse mask, below which the coarse one is kept.
+        least_dice: of refined and coarse mask, below which the coarse one is kept; the weights may say another for
+            some structures.
         volume_ratio: of refined to coarse volume, outside which the coarse mask is kept.
         batch: cubes decoded at a time on a CPU; a GPU decodes as many as it has room for.
         correct: ask again, with clicks on what is wrong, where an answer contradicts sure coarse masks.

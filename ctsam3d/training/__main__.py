@@ -7,7 +7,8 @@ cross_patch cache -> run folder of its cross-patch part      (likewise)
 cross_validate  cache -> folder of runs, one a fold, and scores.csv of every case by the localizer that never saw it
 plot        run folder -> PNG of losses, validation and speed
 export      run folder -> safetensors with facts of the training
-calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out, into a file of weights
+calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out and which refined masks are
+            believed, into a file of weights fresh from export
 """
 
 from __future__ import annotations
@@ -223,21 +224,41 @@ def _calibrate(options: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
     from ctsam3d.network import checkpoint
-    from ctsam3d.segmentation.confidence import FACT, Evidence
-    from ctsam3d.training.calibrate import fit, leave_one_out_error
+    from ctsam3d.segmentation import accept, confidence
+    from ctsam3d.segmentation.confidence import Evidence
+    from ctsam3d.training.calibrate import (
+        Refinement,
+        fit,
+        fit_acceptance,
+        gain_left_out,
+        leave_one_out_error,
+    )
 
-    rows = [row for path in options.scores for row in pq.read_table(path).to_pylist()]
-    rows = [r for r in rows if r["evidence_agreement"] is not None and r["dice"] is not None]
+    everything = [row for path in options.scores for row in pq.read_table(path).to_pylist()]
+    rows = [r for r in everything if r["evidence_agreement"] is not None and r["dice"] is not None]
     evidence = [
         Evidence(*(row[f"evidence_{part.name}"] for part in dataclasses.fields(Evidence))) for row in rows
     ]
     dice, cases = [row["dice"] for row in rows], [row["case"] for row in rows]
     fitted = {**dataclasses.asdict(fit(evidence, dice)), "masks": len(rows)}
     error = leave_one_out_error(evidence, dice, cases)
+    coarse = {(r["case"], r["structure"]): r["dice"] for r in everything if r["method"] == "localizer"}
+    refinements = [
+        Refinement(r["case"], r["structure"], r["evidence_agreement"], r["dice"] - before)
+        for r in rows
+        if r["status"] == "ok" and (before := coarse.get((r["case"], r["structure"]))) is not None
+    ]
     tensors, info = checkpoint.read_tensors(options.weights)
-    training = {**info.facts.training, FACT: fitted | {"mean_error": round(error, 4)}}
+    training = {
+        **info.facts.training,
+        confidence.FACT: fitted | {"mean_error": round(error, 4)},
+        accept.FACT: fit_acceptance(refinements),
+    }
     checkpoint.save_tensors(options.weights, tensors, dataclasses.replace(info.facts, training=training))
-    print(f"{options.weights}: {training[FACT]}")
+    believed, by_others = gain_left_out(refinements)
+    print(f"{options.weights}: {confidence.FACT} {training[confidence.FACT]}")
+    print(f"{accept.FACT} {training[accept.FACT]}")
+    print(f"mean gain of refining: {believed:.4f} with all believed, {by_others:.4f} by what other cases say")
 
 
 def main() -> None:

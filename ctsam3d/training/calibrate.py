@@ -1,8 +1,13 @@
-"""Fit how much each piece of evidence says of a mask's Dice: scored masks in, coefficients for weights' facts out."""
+"""Fit what weights say of their own masks: scored masks of cases left out in, entries for weights' facts out.
+
+How much each piece of evidence says of a mask's Dice, and how far a refined mask must agree with its coarse one for it
+to be worth believing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
@@ -10,6 +15,9 @@ from scipy import optimize
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, log_odds
 
 _RIDGE = 0.02  # few masks: what they do not say stays near the prior
+_PRIOR_MASKS = 2.0  # as many of each structure are taken to have gained what masks gain on average
+_PRIOR_AGREEMENT = 0.8
+_STEP = 0.001  # thresholds are rounded up to whole steps
 _PRIOR = np.array([0.0, 0.5, 0.5, 0.5])
 
 
@@ -54,3 +62,53 @@ def leave_one_out_error(evidence: Sequence[Evidence], dice: Sequence[float], cas
             abs(estimate(evidence[i], fitted) - dice[i]) for i, name in enumerate(cases) if name == case
         ]
     return float(np.mean(errors))
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What refining did to one mask.
+
+    Attributes:
+        case, structure: names.
+        agreement: Dice of refined and coarse mask.
+        gain: Dice of the refined mask with the truth less that of the coarse one.
+    """
+
+    case: str
+    structure: str
+    agreement: float
+    gain: float
+
+
+def fit_acceptance(refinements: Sequence[Refinement]) -> dict[str, float]:
+    """Of each structure that is better off so: the agreement below which its refined mask is not to be believed.
+
+    That which would have gained most on these masks, and on a few more that gained what all of them did on average:
+    one bad mask does not condemn a structure, one very bad mask or several do. A structure that gains most with every
+    mask believed is left out.
+
+    Args:
+        refinements: of masks that were believed.
+    """
+    average = float(np.mean([r.gain for r in refinements])) if refinements else 0.0
+    found = {}
+    for structure in sorted({r.structure for r in refinements}):
+        mine = [(r.agreement, r.gain) for r in refinements if r.structure == structure]
+        mine += [(_PRIOR_AGREEMENT, _PRIOR_MASKS * average)]
+        # just above each of them, so that it and those below are no longer believed
+        thresholds = [0.0, *(min(1.0, np.ceil(a / _STEP + 1e-6) * _STEP) for a, _ in mine)]
+        gains = [sum(gain for agreement, gain in mine if agreement >= t) for t in thresholds]
+        best = int(np.argmax(gains))  # of several the first: believing all
+        if thresholds[best] > 0:
+            found[structure] = round(float(thresholds[best]), 3)
+    return found
+
+
+def gain_left_out(refinements: Sequence[Refinement]) -> tuple[float, float]:
+    """Mean gain of all masks if all are believed, and if each case's are by what was fitted on the other cases."""
+    believed = []
+    for case in sorted({r.case for r in refinements}):
+        least = fit_acceptance([r for r in refinements if r.case != case])
+        mine = [r for r in refinements if r.case == case]
+        believed += [r.gain if r.agreement >= least.get(r.structure, 0.0) else 0.0 for r in mine]
+    return float(np.mean([r.gain for r in refinements])), float(np.mean(believed))

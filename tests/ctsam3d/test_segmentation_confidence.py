@@ -13,10 +13,17 @@ import pytest
 import torch
 
 from ctsam3d.network import checkpoint
+from ctsam3d.segmentation.accept import least_agreements
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.segmenter import weights_path
 from ctsam3d.training.__main__ import main
-from ctsam3d.training.calibrate import fit, leave_one_out_error
+from ctsam3d.training.calibrate import (
+    Refinement,
+    fit,
+    fit_acceptance,
+    gain_left_out,
+    leave_one_out_error,
+)
 
 
 def _masks(count: int = 60) -> tuple[list[Evidence], list[float]]:
@@ -79,11 +86,16 @@ def test_coefficients_are_read_from_facts() -> None:
 def test_scores_are_fitted_into_the_facts_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evidence, dice = _masks(30)
     rows = [
-        {"case": f"case{i % 5}", "dice": d, "evidence_sharpness": e.sharpness,
-         "evidence_agreement": e.agreement, "evidence_localized": e.localized}
+        {"case": f"case{i}", "dice": d, "evidence_sharpness": e.sharpness,
+         "evidence_agreement": e.agreement, "evidence_localized": e.localized,
+         "structure": "liver", "method": "automatic", "status": "ok"}
         for i, (e, d) in enumerate(zip(evidence, dice, strict=True))
     ]  # fmt: skip
-    rows.append(rows[0] | {"evidence_agreement": None})  # of clicks alone
+    rows.append(rows[0] | {"evidence_agreement": None, "method": "clicks"})
+    # refining costs a tenth wherever it agrees with the coarse mask less than 0.6
+    for row in rows[:30]:
+        before = row["dice"] + (0.1 if row["evidence_agreement"] < 0.6 else -0.1)
+        rows.append(row | {"method": "localizer", "dice": before, "evidence_agreement": None})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     weights = tmp_path / "nano.safetensors"
     shutil.copy(weights_path("nano"), weights)
@@ -93,5 +105,38 @@ def test_scores_are_fitted_into_the_facts_of_weights(tmp_path: Path, monkeypatch
     model, info = checkpoint.load(weights)
     assert Coefficients.of_facts(info.facts.training) == fit(evidence, dice)
     assert info.facts.training["confidence"]["masks"] == 30
+    assert 0.5 < least_agreements(info.facts.training)["liver"] <= 0.61
     before, _ = checkpoint.load(weights_path("nano"))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
+
+
+def _refined(structure: str, *agreements_and_gains: tuple[float, float]) -> list[Refinement]:
+    return [Refinement(str(i), structure, a, g) for i, (a, g) in enumerate(agreements_and_gains)]
+
+
+def test_a_structure_that_refining_harms_is_not_refined_and_one_bad_mask_condemns_none() -> None:
+    good = _refined(
+        "liver", (0.9, 0.03), (0.92, 0.04), (0.8, 0.05), (0.95, 0.02), (0.9, 0.06), *[(0.9, 0.1)] * 9
+    )
+    harmed = _refined("esophagus", (0.7, -0.1), (0.9, -0.15))
+    unlucky = _refined("spleen", (0.85, -0.01))
+    far = _refined("stomach", (0.65, -0.3), (0.9, 0.05), (0.92, 0.05))
+    found = fit_acceptance([*good, *harmed, *unlucky, *far])
+    assert set(found) == {"esophagus", "stomach"}
+    assert found["esophagus"] > 0.9 and 0.65 < found["stomach"] < 0.9
+    assert fit_acceptance([]) == {}
+
+
+def test_what_acceptance_gains_is_told_of_cases_that_it_was_not_fitted_on() -> None:
+    always, by_others = gain_left_out(
+        _refined("liver", (0.9, 0.1)) + _refined("cord", (0.8, -0.1), (0.8, -0.3))
+    )
+    assert always == pytest.approx(-0.1)
+    # without the case at hand the other cord says not to, but for case 0, where there is a liver too
+    assert by_others > always
+
+
+@pytest.mark.parametrize("found", [["liver"], {"liver": "high"}, {"liver": 1.5}, {"liver": float("nan")}])
+def test_facts_that_are_no_agreements_are_refused(found: object) -> None:
+    with pytest.raises(ValueError, match="expected acceptance to hold numbers in"):
+        least_agreements({"acceptance": found})

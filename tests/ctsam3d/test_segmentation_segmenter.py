@@ -134,6 +134,16 @@ def test_a_refinement_that_strays_is_not_believed(
         assert found.findings[name].reason == "REFINEMENT_REJECTED"
 
 
+def test_weights_say_of_which_structures_refinement_is_not_believed(
+    segmenter: Segmenter, abdomen: Volume, answer: StudySegmentation
+) -> None:
+    facts = {"coarse_prompt": True, "acceptance": {"liver": 1.0}}
+    careful = Segmenter(segmenter.model, segmenter.localizer, segmenter.device, "", facts, segmenter.settings)
+    found = careful.segment(abdomen, STRUCTURES).findings
+    assert (found["liver"].status, found["liver"].reason) == (Status.COARSE, "REFINEMENT_REJECTED")
+    assert found["spleen"].status is answer.findings["spleen"].status is Status.OK
+
+
 def test_numbers_that_are_none_are_never_thresholded(segmenter: Segmenter, abdomen: Volume) -> None:
     with pytest.raises(ModelOutputInvalid):
         with_constant(segmenter, float("nan")).segment(abdomen, ("liver",))
