@@ -28,7 +28,6 @@ from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.patches import Box, Patch, patch_around
 from ctsam3d.segmentation.stitch import Canvas
 
-_NEW_CENTRE = 2 * COARSE_FACTOR  # voxels from every other centre, nearer than which a cube sees nothing new
 _CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
 
 
@@ -169,7 +168,7 @@ class _Growing:
     def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
         """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it.
 
-        None if nowhere, or where a cube is centred already, which then is the answer to this part.
+        Only what no cube has seen well counts: what is known already draws the peak to itself. None if nowhere.
         """
         neighbour = patch_around(self.name, self.clearest(block))
         gaps = [
@@ -179,15 +178,13 @@ class _Growing:
         patch, mask = list(self.merged.items())[int(np.argmin(gaps))]
         heat = propose(patch, mask.astype(np.float32), neighbour)
         of_volume, of_cube = neighbour.overlap(self.shape)
-        inside = heat[of_cube]
+        unseen = ~self.seen[np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in of_volume))]
+        inside = np.where(unseen, heat[of_cube], -np.inf)
         if inside.max() < self.settings.least_peak:
             return None
         peak = np.unravel_index(int(inside.argmax()), inside.shape)
         z, y, x = (int(s.start + p) for s, p in zip(of_volume, peak, strict=True))
-        nearest = min(
-            max(abs(a - b) for a, b in zip(p.click_zyx, (z, y, x), strict=True)) for p in self.merged
-        )
-        return (z, y, x) if nearest >= _NEW_CENTRE else None
+        return z, y, x
 
     def take(self, centre: tuple[int, int, int], *, trusted: bool) -> bool:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""
