@@ -1,7 +1,7 @@
 """Believe a refined mask, or keep the coarse one that asked for it: merged cubes in, what was found out.
 
 A refined mask is believed where it agrees with the coarse one. How far it must was fitted for some structures, for the
-weights at hand, on cases that they were not trained on (`ctsam3d.training.calibrate`), and is part of their facts.
+weights at hand, on labelled cases (`ctsam3d.training.calibrate`), and is part of their facts.
 """
 
 from __future__ import annotations

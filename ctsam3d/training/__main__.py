@@ -234,8 +234,14 @@ def _calibrate(options: argparse.Namespace) -> None:
         leave_one_out_error,
     )
 
-    everything = [row for path in options.scores for row in pq.read_table(path).to_pylist()]
-    rows = [r for r in everything if r["evidence_agreement"] is not None and r["dice"] is not None]
+    def evident(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [r for r in rows if r["evidence_agreement"] is not None and r["dice"] is not None]
+
+    left_out, trained_on = (
+        [row for path in paths for row in pq.read_table(path).to_pylist()]
+        for paths in (options.scores, options.trained_on)
+    )
+    everything, rows = left_out + trained_on, evident(left_out)
     evidence = [
         Evidence(*(row[f"evidence_{part.name}"] for part in dataclasses.fields(Evidence))) for row in rows
     ]
@@ -245,7 +251,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     coarse = {(r["case"], r["structure"]): r["dice"] for r in everything if r["method"] == "localizer"}
     refinements = [
         Refinement(r["case"], r["structure"], r["evidence_agreement"], r["dice"] - before)
-        for r in rows
+        for r in evident(everything)
         if r["status"] == "ok" and (before := coarse.get((r["case"], r["structure"]))) is not None
     ]
     tensors, info = checkpoint.read_tensors(options.weights)
@@ -307,6 +313,10 @@ def main() -> None:
     calibrate = commands.add_parser("calibrate")
     calibrate.add_argument("weights", type=Path, help="of a cube network; written anew")
     calibrate.add_argument("scores", type=Path, nargs="+", help="scores.parquet of `ctsam3d evaluate`")
+    calibrate.add_argument(
+        "--trained-on", type=Path, nargs="*", default=[],
+        help="scores of cases that were trained on: what harms even those is not to be believed, but no confidence is",
+    )  # fmt: skip
     calibrate.set_defaults(run_command=_calibrate)
 
     plot = commands.add_parser("plot")

@@ -1,7 +1,7 @@
-"""Fit what weights say of their own masks: scored masks of cases left out in, entries for weights' facts out.
+"""Fit what weights say of their own masks: scored masks in, entries for weights' facts out.
 
-How much each piece of evidence says of a mask's Dice, and how far a refined mask must agree with its coarse one for it
-to be worth believing.
+How much each piece of evidence says of a mask's Dice, which takes cases that were left out of the training, and how far
+a refined mask must agree with its coarse one for it to be worth believing.
 """
 
 from __future__ import annotations

@@ -99,13 +99,19 @@ def test_scores_are_fitted_into_the_facts_of_weights(tmp_path: Path, monkeypatch
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     weights = tmp_path / "nano.safetensors"
     shutil.copy(weights_path("nano"), weights)
+    # in cases that were trained on, which tell nothing of confidence, every spleen is better left alone
+    spleens = [row | {"structure": "spleen"} for row in rows[:8]]
+    spleens += [row | {"method": "localizer", "dice": 1.0, "evidence_agreement": None} for row in spleens]
+    pq.write_table(pa.Table.from_pylist(spleens), tmp_path / "seen.parquet")
     arguments = ["training", "calibrate", str(weights), str(tmp_path / "scores.parquet")]
+    arguments += ["--trained-on", str(tmp_path / "seen.parquet")]
     monkeypatch.setattr(sys, "argv", arguments)
     main()
     model, info = checkpoint.load(weights)
     assert Coefficients.of_facts(info.facts.training) == fit(evidence, dice)
     assert info.facts.training["confidence"]["masks"] == 30
     assert 0.5 < least_agreements(info.facts.training)["liver"] <= 0.61
+    assert least_agreements(info.facts.training)["spleen"] >= max(e.agreement or 0 for e in evidence[:8])
     before, _ = checkpoint.load(weights_path("nano"))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
 
