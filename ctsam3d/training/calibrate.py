@@ -15,9 +15,8 @@ from scipy import optimize
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, log_odds
 
 _RIDGE = 0.02  # few masks: what they do not say stays near the prior
-_PRIOR_MASKS = 2.0  # as many of each structure are taken to have gained what masks gain on average
-_PRIOR_AGREEMENT = 0.8
-_STEP = 0.001  # thresholds are rounded up to whole steps
+_BEYOND_CHANCE = 2.0  # standard deviations of a sum of as many gains
+_STEP = 0.001  # of thresholds
 _PRIOR = np.array([0.0, 0.5, 0.5, 0.5])
 
 
@@ -83,24 +82,21 @@ class Refinement:
 def fit_acceptance(refinements: Sequence[Refinement]) -> dict[str, float]:
     """Of each structure that is better off so: the agreement below which its refined mask is not to be believed.
 
-    That which would have gained most on these masks, and on a few more that gained what all of them did on average:
-    one bad mask does not condemn a structure, one very bad mask or several do. A structure that gains most with every
-    mask believed is left out.
+    It is that which spares these masks most harm, where this is more than as many masks would lose by chance: one bad
+    mask does not condemn a structure, one very bad mask or several do. Other structures are left out.
 
     Args:
         refinements: of masks that were believed.
     """
-    average = float(np.mean([r.gain for r in refinements])) if refinements else 0.0
+    chance = _BEYOND_CHANCE * float(np.std([r.gain for r in refinements])) if refinements else 0.0
     found = {}
     for structure in sorted({r.structure for r in refinements}):
-        mine = [(r.agreement, r.gain) for r in refinements if r.structure == structure]
-        mine += [(_PRIOR_AGREEMENT, _PRIOR_MASKS * average)]
-        # just above each of them, so that it and those below are no longer believed
-        thresholds = [0.0, *(min(1.0, np.ceil(a / _STEP + 1e-6) * _STEP) for a, _ in mine)]
-        gains = [sum(gain for agreement, gain in mine if agreement >= t) for t in thresholds]
-        best = int(np.argmax(gains))  # of several the first: believing all
-        if thresholds[best] > 0:
-            found[structure] = round(float(thresholds[best]), 3)
+        mine = sorted((r.agreement, r.gain) for r in refinements if r.structure == structure)
+        spared = -np.cumsum([gain for _, gain in mine])  # by believing none of the first so many
+        spared[spared <= chance * np.sqrt(np.arange(1, len(mine) + 1))] = 0
+        best = int(np.argmax(spared))
+        if spared[best] > 0:  # just above it, rounded up to whole steps
+            found[structure] = round(min(1.0, float(np.ceil(mine[best][0] / _STEP + 1e-6)) * _STEP), 3)
     return found
 
 

@@ -101,7 +101,10 @@ def test_scores_are_fitted_into_the_facts_of_weights(tmp_path: Path, monkeypatch
     shutil.copy(weights_path("nano"), weights)
     # in cases that were trained on, which tell nothing of confidence, every spleen is better left alone
     spleens = [row | {"structure": "spleen"} for row in rows[:8]]
-    spleens += [row | {"method": "localizer", "dice": 1.0, "evidence_agreement": None} for row in spleens]
+    spleens += [
+        row | {"method": "localizer", "dice": row["dice"] + 0.2, "evidence_agreement": None}
+        for row in spleens
+    ]
     pq.write_table(pa.Table.from_pylist(spleens), tmp_path / "seen.parquet")
     arguments = ["training", "calibrate", str(weights), str(tmp_path / "scores.parquet")]
     arguments += ["--trained-on", str(tmp_path / "seen.parquet")]
@@ -124,9 +127,9 @@ def test_a_structure_that_refining_harms_is_not_refined_and_one_bad_mask_condemn
     good = _refined(
         "liver", (0.9, 0.03), (0.92, 0.04), (0.8, 0.05), (0.95, 0.02), (0.9, 0.06), *[(0.9, 0.1)] * 9
     )
-    harmed = _refined("esophagus", (0.7, -0.1), (0.9, -0.15))
+    harmed = _refined("esophagus", (0.7, -0.1), (0.9, -0.15), (0.8, -0.2), (0.75, -0.15))
     unlucky = _refined("spleen", (0.85, -0.01))
-    far = _refined("stomach", (0.65, -0.3), (0.9, 0.05), (0.92, 0.05))
+    far = _refined("stomach", (0.65, -0.4), (0.9, 0.05), (0.92, 0.05))
     found = fit_acceptance([*good, *harmed, *unlucky, *far])
     assert set(found) == {"esophagus", "stomach"}
     assert found["esophagus"] > 0.9 and 0.65 < found["stomach"] < 0.9
