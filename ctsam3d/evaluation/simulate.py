@@ -21,7 +21,9 @@ from ctsam3d.imaging.resample import labels_to_source, mask_to_box
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.prompting.prompt import Prompt
 from ctsam3d.segmentation.decoder import VoxelClick
+from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.segmenter import Segmenter
+from ctsam3d.segmentation.stitch import Canvas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +65,22 @@ def clicked(
     """
     wanted = _on_model_grid(truth, source, grid.geometry)
     structure = segmenter.clicked(name, grid, prompt)
-    everywhere = structure.canvas.box
+    mask = _shown(name, structure.canvas, grid)
     for count in range(1, most_clicks + 1):
-        click = next_click(structure.canvas.mask(everywhere), wanted)
+        click = next_click(mask, wanted)
         if click is None:
             return
-        mask = structure.click([click]).mask(everywhere)
+        mask = _shown(name, structure.click([click]), grid)
         found = labels_to_source(mask.view(np.uint8), grid.geometry, source) > 0
         yield Answer(count, found, structure.decoded, structure.bounded)
+
+
+def _shown(name: str, canvas: Canvas, grid: Volume) -> NDArray[np.bool_]:
+    """The mask (z, y, x) as whoever clicks gets to see it, on the whole model grid."""
+    part = canvas.touched()
+    shown = np.zeros(grid.hu.shape, dtype=bool)
+    shown[part.box] = within_intensity(name, part.probability(), grid.hu[part.box]) > 0.5
+    return shown
 
 
 def next_click(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> VoxelClick | None:
