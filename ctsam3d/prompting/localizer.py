@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from ctsam3d.anatomy.catalogue import Group, named
 from ctsam3d.anatomy.localized import BACKGROUND
 from ctsam3d.imaging.volume import AIR_HU, Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
@@ -119,7 +120,8 @@ class Localizer:
         # all of them, asked for or not: what is plausible depends on what else is there, not on the request
         for index, name in enumerate(self.structures, 1):
             mine, p = labels == index, probabilities[index].astype(np.float32)
-            mask = _kept_pieces(mine, p, in_pieces=name in _IN_PIECES)
+            within = mine & _largest_possible(name, mine, p)
+            mask = _kept_pieces(within, p, in_pieces=name in _IN_PIECES)
             if not mask.any() or p[mask].mean() < _LEAST_CONFIDENCE:
                 continue
             # against the strongest rival, so that one half is the border of the mask, however many classes share
@@ -137,6 +139,24 @@ def _two_best(probabilities: NDArray[np.float16]) -> NDArray[np.float16]:
     """The highest and the second highest probability of each voxel, (2, z, y, x)."""
     best: NDArray[np.float16] = np.partition(probabilities, -2, axis=0)[:-3:-1]
     return best
+
+
+def _largest_possible(
+    name: str, mask: NDArray[np.bool_], probability: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """The most probable voxels, as many as there can be of a part of the nervous system; of other structures all.
+
+    Half a brain may be taken for the brainstem. Bones bound these; other organs grow beyond any range in disease, and
+    are only flagged.
+    """
+    known = named(name)
+    if known is None or known.group is not Group.NERVOUS or known.plausible_ml is None:
+        return mask
+    most = int(known.plausible_ml[1] * 1000 / SPACING_MM**3)
+    inside = probability[mask]
+    if len(inside) <= most:
+        return mask
+    return mask & (probability >= np.partition(inside, -most)[-most])
 
 
 def _kept_pieces(

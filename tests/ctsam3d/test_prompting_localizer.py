@@ -8,7 +8,7 @@ import torch
 
 from ctsam3d.anatomy.localized import CLASSES
 from ctsam3d.prompting.coarse import PATCH_ZYX, CoarseNetwork
-from ctsam3d.prompting.localizer import Localizer
+from ctsam3d.prompting.localizer import Localizer, _largest_possible
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +33,13 @@ def test_windows_laid_elsewhere_are_averaged(localizer: Localizer) -> None:
     other = 2 * mean - once
     assert np.abs(other - once).max() > 0.01  # the second answer is another one
     assert other.min() > -0.01 and np.allclose(other.sum(axis=0), 1, atol=0.02)  # and one of probabilities
+
+
+def test_a_brainstem_is_no_larger_than_one_can_be_and_a_liver_may_be() -> None:
+    probability = np.linspace(0.4, 1, 40 * 40, dtype=np.float32).reshape(40, 40, 1)
+    everything = np.ones(probability.shape, dtype=bool)  # 346 ml
+    kept = _largest_possible("brainstem", everything, probability)
+    assert 55 < kept.sum() * 0.216 <= 60
+    assert probability[kept].min() > probability[~kept].max()
+    assert _largest_possible("gallbladder", everything, probability).all()  # may be enlarged
+    assert _largest_possible("brain", everything, probability).all()
