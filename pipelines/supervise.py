@@ -23,6 +23,7 @@ from pipelines.faults import Aborted, ExitCode
 from pipelines.reasons import Withheld
 
 _HEARD_WITHIN_S = 60.0
+_BARKS = 4
 
 
 class Watchdog:
@@ -72,10 +73,12 @@ class Watchdog:
         self._barked = True
         main = threading.main_thread().ident
         assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
-        if not self._over.wait(self._heard_within_s):
-            print(f"ctsam3d: {self._message()}; ended where it stood", file=sys.stderr, flush=True)
-            os._exit(ExitCode.ABORTED)
+        for _ in range(_BARKS):  # one may be lost in a library that swallows whatever is raised
+            signal.pthread_kill(main, signal.SIGINT)
+            if self._over.wait(self._heard_within_s / _BARKS):
+                return
+        print(f"ctsam3d: {self._message()}; ended where it stood", file=sys.stderr, flush=True)
+        os._exit(ExitCode.ABORTED)
 
 
 class Breaker:

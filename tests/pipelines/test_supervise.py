@@ -215,6 +215,27 @@ def test_a_run_that_does_not_hear_the_watchdog_is_ended_where_it_stands() -> Non
     assert done.stderr == "ctsam3d: no series ended for 0 s: the run stands still; ended where it stood\n"
 
 
+def test_a_watchdog_that_was_not_heard_barks_again() -> None:
+    done = script(
+        """
+        import time
+        from pipelines.faults import Aborted
+        from pipelines.supervise import Watchdog
+        try:
+            with Watchdog(0.3, heard_within_s=20).watching():
+                try:
+                    time.sleep(60)
+                except BaseException:
+                    print("swallowed")
+                time.sleep(60)
+        except Aborted as end:
+            print(end)
+        """
+    )
+    assert done.stdout == "swallowed\nno series ended for 0 s: the run stands still\n"
+    assert done.returncode == 0 and done.stderr == ""
+
+
 @pytest.mark.parametrize("loop", ["while True: pass", "10 ** 10 ** 9", "re.match('(a+)+b', 'a' * 99)"])
 def test_a_budget_ends_python_and_native_code_alike(loop: str) -> None:
     done = script(
