@@ -45,6 +45,9 @@ class Watchdog:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if deaf:  # as shells start what a script puts in the background
+            signal.signal(signal.SIGINT, self._on_bark)
         watcher = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.seen()
         watcher.start()
@@ -56,6 +59,13 @@ class Watchdog:
             raise
         finally:
             self._over.set()
+            if deaf:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_bark(self, signum: int, frame: FrameType | None) -> None:
+        """Hear the watchdog and nobody else."""
+        if self._barked:
+            raise KeyboardInterrupt
 
     def seen(self) -> None:
         """A series ended."""

@@ -215,6 +215,28 @@ def test_a_run_that_does_not_hear_the_watchdog_is_ended_where_it_stands() -> Non
     assert done.stderr == "ctsam3d: no series ended for 0 s: the run stands still; ended where it stood\n"
 
 
+def test_a_process_that_is_to_ignore_interrupts_hears_the_watchdog_alone() -> None:
+    done = script(
+        """
+        import os, signal, time
+        from pipelines.faults import Aborted
+        from pipelines.supervise import Watchdog
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with Watchdog(1.0).watching():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+                print("unmoved")
+                time.sleep(60)
+        except Aborted as end:
+            print(end)
+        print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+        """
+    )
+    assert done.stdout == "unmoved\nno series ended for 1 s: the run stands still\nTrue\n"
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_a_watchdog_that_was_not_heard_barks_again() -> None:
     done = script(
         """
