@@ -166,10 +166,8 @@ def _write_merged(output: Store, layout: Layout, shard: str, kept: pa.Table, new
     if layout is MASK_FILES:
         write_shard(output, layout, shard, SeriesIndex(rows).slices())
     else:
-        ordered = rows.take(
-            pa.compute.sort_indices(rows["series_key"])
-        )  # of one series they stay as they were
-        write_shard(output, layout, shard, [ordered.combine_chunks()])
+        order = pa.compute.sort_indices(rows["series_key"])  # of one series they stay as they were
+        write_shard(output, layout, shard, [rows.take(order).combine_chunks()])
 
 
 def _publish_run(output: Store, run: Run, series_by_status: dict[str, int]) -> None:

@@ -120,7 +120,7 @@ class Localizer:
         # all of them, asked for or not: what is plausible depends on what else is there, not on the request
         for index, name in enumerate(self.structures, 1):
             mine, p = labels == index, probabilities[index].astype(np.float32)
-            within = mine & _largest_possible(name, mine, p)
+            within = _largest_possible(name, mine, p)
             mask = _kept_pieces(within, p, in_pieces=name in _IN_PIECES)
             if not mask.any() or p[mask].mean() < _LEAST_CONFIDENCE:
                 continue
@@ -144,7 +144,7 @@ def _two_best(probabilities: NDArray[np.float16]) -> NDArray[np.float16]:
 def _largest_possible(
     name: str, mask: NDArray[np.bool_], probability: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """The most probable voxels, as many as there can be of a part of the nervous system; of other structures all.
+    """The most probable voxels, as many as there can be of a part of the nervous system; of other structures the mask.
 
     Half a brain may be taken for the brainstem. Bones bound these; other organs grow beyond any range in disease, and
     are only flagged.

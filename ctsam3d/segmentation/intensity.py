@@ -69,5 +69,7 @@ def _gas_beside(mask: NDArray[np.bool_], hu: NDArray[Any]) -> NDArray[np.bool_]:
     medians = dict(zip(wanted.tolist(), ndimage.median(hu, pieces, wanted), strict=True))
     emptiest = min(_GAS_HU, medians[main] - _EMPTIER_HU)
     gas = np.isin(pieces, [piece for piece, median in medians.items() if piece != main and median < emptiest])
-    rim = ndimage.binary_dilation(gas, iterations=_RIM_VOXELS + 1, mask=mask & (pieces != main))
-    return rim if gas.any() else gas
+    with_rims: NDArray[np.bool_] = ndimage.binary_dilation(
+        gas, iterations=_RIM_VOXELS + 1, mask=mask & (pieces != main)
+    )
+    return with_rims

@@ -62,6 +62,17 @@ class Case:
         return table
 
 
+def decided(allowed: NDArray[np.bool_], structure: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Label ids (256,) that are a localizer class, and those of which it is known whether they are.
+
+    Args:
+        allowed: of the case.
+        structure: the class.
+    """
+    column, single = allowed[:, CLASSES.index(structure)], allowed.sum(axis=1) == 1
+    return column & single, (single | ~column) & allowed.any(axis=1)
+
+
 def known_classes(document: dict[str, object]) -> frozenset[str]:
     """Localizer classes that an unlabelled voxel of a case cannot be, from the case's labels.json.
 

@@ -22,7 +22,7 @@ from ctsam3d.anatomy.localized import BACKGROUND, CLASSES
 from ctsam3d.imaging.volume import AIR_HU
 from ctsam3d.prompting.coarse import SPACING_MM
 from ctsam3d.prompting.localizer import Localizer
-from ctsam3d.training.cases import Case, load_case
+from ctsam3d.training.cases import Case, decided, load_case
 
 _LEAST_ML = 1.0  # of a structure in a case, to be scored
 
@@ -85,16 +85,14 @@ def score_case(localizer: Localizer, case: Case, hu: NDArray[np.int16], fold: in
     found = blocks.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
     found = found[tuple(slice(n) for n in hu.shape)]
     allowed = case.allowed()
-    single = allowed.sum(axis=1) == 1
     scores = []
     for index, name in enumerate(CLASSES):
-        is_it = allowed[:, index] & single
+        is_it, known_ids = decided(allowed, name)
         truth = is_it[case.labels]
         truth_ml = float(truth.sum()) * case.spacing_mm**3 / 1000
         if name == BACKGROUND or truth_ml < _LEAST_ML:
             continue
-        known = ((single | ~allowed[:, index]) & allowed.any(axis=1))[case.labels]
-        mine = (found == index) & known
+        mine = (found == index) & known_ids[case.labels]
         dice = 2 * int((mine & truth).sum()) / (int(mine.sum()) + int(truth.sum()))
         scores.append(FoldScore(fold, case.name, name, round(truth_ml, 2), round(dice, 4)))
     return scores

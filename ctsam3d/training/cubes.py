@@ -18,12 +18,12 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
+from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED, classes_of
 from ctsam3d.network import windows
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.network.model import CtSam3d
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, as_often, choose, load_case
+from ctsam3d.training.cases import Case, as_often, choose, decided, load_case
 from ctsam3d.training.losses import mask_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
 
@@ -212,15 +212,13 @@ def _prepare(case: Case) -> _Prepared:
     if all(name.startswith(OBJECT) for name in case.names.values()):
         return _prepare_objects(case)
     allowed = case.allowed()
-    single = allowed.sum(axis=1) == 1
     found_boxes = ndimage.find_objects(case.labels, 255)
     truth_of, known_of, places = {}, {}, {}
     for name in case.names.values():
         for cls in classes_of(name):
             if cls == BACKGROUND or cls in places or len(classes_of(name)) > 1:
                 continue
-            column = allowed[:, CLASSES.index(cls)]
-            is_it = column & single
+            is_it, known = decided(allowed, cls)
             boxes = [box for i, box in enumerate(found_boxes, 1) if box is not None and is_it[i]]
             corner = np.min([[s.start for s in box] for box in boxes], axis=0)
             end = np.max([[s.stop for s in box] for box in boxes], axis=0)
@@ -230,7 +228,7 @@ def _prepare(case: Case) -> _Prepared:
             if len(found) < 30:
                 continue
             # an id that is in no table (255, beyond the image) is unknown
-            truth_of[cls], known_of[cls] = is_it, (single | ~column) & allowed.any(axis=1)
+            truth_of[cls], known_of[cls] = is_it, known
             places[cls] = found[:: max(1, len(found) // 20000)].astype(np.int32)
     whole = len(case.known) >= len(LOCALIZED) - 10
     body = body_of(case.labels, case.spacing_mm) if whole else None

@@ -82,13 +82,17 @@ def discover(
     unreadable: Counter[_Unreadable] = Counter()
     objects: ObjectLists[_Identity | _Unreadable] = ObjectLists()
     listed = skipped = bytes_read = 0
+
+    def unread(entry: ObjectInfo, reason: Reason) -> None:
+        where = (_folder_of(entry), reason)
+        unreadable[where] += 1
+        objects.add(where, entry)
+
     beginnings = prefetch(lambda entry: _begin(source, entry), source.list(), threads, 8 * threads)
     for entry, beginning in beginnings:
         listed += 1
         if beginning is None and not _is_addressable(entry):  # it may be a slice: not to be passed over
-            where = (_folder_of(entry), Reason.MALFORMED)
-            unreadable[where] += 1
-            objects.add(where, entry)
+            unread(entry, Reason.MALFORMED)
             continue
         if beginning is None or not _claims_dicom(entry, beginning):
             skipped += 1
@@ -97,9 +101,7 @@ def discover(
             header, length = _header(source, entry, beginning)
         except Rejected as refusal:
             bytes_read += len(beginning)
-            where = (_folder_of(entry), refusal.reason)
-            unreadable[where] += 1
-            objects.add(where, entry)
+            unread(entry, refusal.reason)
             continue
         bytes_read += length
         if header.sop_class_uid == _MEDIA_DIRECTORY:
