@@ -43,23 +43,23 @@ def _prepare(options: argparse.Namespace) -> None:
     from ctsam3d.training.localizer import CACHE_SPACING_MM
     from ctsam3d.training.objects import objects_in, procedural
 
-    coarse = read_recipes(options.recipe).coarse
+    coarse, save = read_recipes(options.recipe).coarse, partial(save_case, hu_error=options.hu_error)
     for network in ("localizer", "cubes"):
         (options.cache / network).mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in options.data.glob("*/*/labels.json")):
-        save_case(read_case(folder, CACHE_SPACING_MM), options.cache / "localizer" / f"{folder.name}.npz")
+        save(read_case(folder, CACHE_SPACING_MM), options.cache / "localizer" / f"{folder.name}.npz")
         if not _matches(folder.name, coarse):
             spacing_mm = max(SPACING_MM, finest_spacing_mm(folder))
-            save_case(read_case(folder, spacing_mm), options.cache / "cubes" / f"{folder.name}.npz")
+            save(read_case(folder, spacing_mm), options.cache / "cubes" / f"{folder.name}.npz")
         print(folder.name, flush=True)
     for image in sorted(options.data.glob("unlabeled/*.nii.gz")):
         name = image.name.removesuffix(".nii.gz")
         objects = objects_in(name, read_hu(image, SPACING_MM), SPACING_MM)
-        save_case(objects, options.cache / "cubes" / f"objects_{name}.npz")
+        save(objects, options.cache / "cubes" / f"objects_{name}.npz")
         print(name, flush=True)
     for seed in range(_PHANTOMS):
         name = f"objects_phantom_{seed}"
-        save_case(procedural(name, seed), options.cache / "cubes" / f"{name}.npz")
+        save(procedural(name, seed), options.cache / "cubes" / f"{name}.npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,17 @@ def _plan(options: argparse.Namespace, network: str, left_out: tuple[str, ...] |
 
 def _localizer(options: argparse.Namespace) -> None:
     from ctsam3d.prompting.coarse import CoarseNetwork
+    from ctsam3d.prompting.localizer import Localizer
     from ctsam3d.training.localizer import LocalizerPatches, LocalizerValidation, localizer_loss
 
     torch.manual_seed(options.seed)
     plan, folder = _plan(options, "localizer"), options.cache / "localizer"
     patches = LocalizerPatches.from_cache(folder, plan.trained_on, plan.recipe.synthetic, plan.often)
     validation = LocalizerValidation(LocalizerPatches.from_cache(folder, plan.kept_aside, synthetic=0))
-    _train(options, plan, CoarseNetwork(), patches.draw, localizer_loss, validation)
+    network = CoarseNetwork()
+    if options.start is not None:
+        network.load_state_dict(Localizer.load(options.start, torch.device("cpu")).network.state_dict())
+    _train(options, plan, network, patches.draw, localizer_loss, validation)
 
 
 def _cross_validate(options: argparse.Namespace) -> None:
@@ -136,12 +140,15 @@ def _cross_validate(options: argparse.Namespace) -> None:
 
 
 def _cubes(options: argparse.Namespace) -> None:
-    from ctsam3d.network import build
+    from ctsam3d.network import build, checkpoint
     from ctsam3d.network.initialisation import initialise
     from ctsam3d.training.cubes import CubeSamples, CubeValidation, Mixture, cube_loss
 
     network = build(options.size)
-    initialise(network, options.seed)
+    if options.start is None:
+        initialise(network, options.seed)
+    else:
+        network.load_state_dict(checkpoint.load(options.start)[0].state_dict())
     plan, folder, windows_hu = _plan(options, "cubes"), options.cache / "cubes", network.config.windows_hu
     recipe = plan.recipe
     mixture = Mixture(
@@ -276,6 +283,12 @@ def main() -> None:
     prepare.add_argument("data", type=Path, help="folder of sets of cases, SET/CASE/labels.json")
     prepare.add_argument("cache", type=Path)
     prepare.add_argument("--recipe", type=Path, default=BUNDLED)
+    prepare.add_argument(
+        "--hu-error",
+        type=float,
+        default=0,
+        help="root mean square that images may be off by, for a small cache",
+    )
     prepare.set_defaults(run_command=_prepare)
 
     networks = {"localizer": _localizer, "cubes": _cubes, "cross_patch": _cross_patch}
@@ -297,6 +310,8 @@ def main() -> None:
         training.add_argument("--seed", type=int, default=0)
         training.add_argument("--workers", type=int, default=1)
         training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        if name in ("localizer", "cubes"):
+            training.add_argument("--start", type=Path, default=None, help="weights file to train on from")
         if name in ("cubes", "cross_patch"):
             training.add_argument("--size", default="nano")
         training.set_defaults(run_command=command)

@@ -63,13 +63,14 @@ def sample(
     outside: float,
 ) -> NDArray[np.float32]:
     """Values of `array` (z, y, x) at `centre_zyx` (voxels) + `grid` (mm); `outside` beyond the array."""
-    size = np.array(array.shape, dtype=np.float32)
-    index = grid / spacing_mm + centre_zyx.astype(np.float32)
-    normal = ((index + 0.5) / size * 2 - 1)[..., ::-1]
+    per_voxel = 2 / np.array(array.shape)  # grid_sample counts from -1 to 1 from side to side, x first
+    to_xyz = torch.from_numpy(np.diag(per_voxel / spacing_mm)[:, ::-1].astype(np.float32))
+    corner = torch.from_numpy(((centre_zyx + 0.5) * per_voxel - 1)[::-1].astype(np.float32))
+    normal = torch.addmm(corner, torch.from_numpy(grid.reshape(-1, 3)), to_xyz).view(1, *grid.shape)
     source = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) - outside)[None, None]
     found = F.grid_sample(
         source,
-        torch.from_numpy(np.ascontiguousarray(normal))[None],
+        normal,
         mode="bilinear" if linear else "nearest",
         padding_mode="zeros",
         align_corners=False,

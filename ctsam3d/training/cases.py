@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
+from ctsam3d.training import lossy
 
 # TotalSegmentator label maps name everything they know; these it does not know and so they stay unknown there.
 _NOT_IN_TOTALSEGMENTATOR = {"brainstem", "parotid_gland_left", "parotid_gland_right"}
@@ -180,8 +182,14 @@ def choose(rng: np.random.Generator, structures: Collection[str], often: Callabl
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
-def save_case(case: Case, path: Path) -> None:
-    """Write a case compactly; `load_case` reads it back without any imaging library."""
+def save_case(case: Case, path: Path, hu_error: float = 0) -> None:
+    """Write a case compactly; `load_case` reads it back without any medical imaging library.
+
+    Args:
+        case: what to write.
+        path: ends in .npz.
+        hu_error: root mean square in HU that the stored image may be off by: 5 takes a fifth of the room of none.
+    """
     header = {
         "name": case.name,
         "names": case.names,
@@ -190,7 +198,9 @@ def save_case(case: Case, path: Path) -> None:
         "spacing_mm": case.spacing_mm,
     }
     arrays: dict[str, NDArray[np.generic]] = {"labels": case.labels}
-    if case.hu is not None:
+    if case.hu is not None and hu_error > 0:
+        arrays["hu_slices"], arrays["hu_ends"] = lossy.encode(case.hu, hu_error)
+    elif case.hu is not None:
         arrays["hu"] = case.hu
     if case.tissue is not None:
         arrays["tissue"] = case.tissue
@@ -201,9 +211,12 @@ def load_case(path: Path) -> Case:
     """A case written by `save_case`."""
     with np.load(path, allow_pickle=False) as stored:
         header = json.loads(str(stored["header"]))
+        hu = stored["hu"] if "hu" in stored else None
+        if "hu_slices" in stored:
+            hu = lossy.decode(stored["hu_slices"], stored["hu_ends"])
         return Case(
             name=header["name"],
-            hu=stored["hu"] if "hu" in stored else None,
+            hu=hu,
             labels=stored["labels"],
             tissue=stored["tissue"] if "tissue" in stored else None,
             names={int(k): v for k, v in header["names"].items()},
@@ -211,3 +224,10 @@ def load_case(path: Path) -> Case:
             known=frozenset(header["known"]),
             spacing_mm=header["spacing_mm"],
         )
+
+
+def load_cases(folder: Path, wanted: Callable[[str], bool]) -> list[Case]:
+    """The cached cases of a folder whose name is wanted, in the order of their names."""
+    paths = [path for path in sorted(folder.glob("*.npz")) if wanted(path.stem)]
+    with ThreadPoolExecutor() as pool:  # decompressing frees the interpreter for others
+        return list(pool.map(load_case, paths))

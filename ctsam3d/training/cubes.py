@@ -8,6 +8,7 @@ rounds correct the answer with clicks drawn from its errors, as in the published
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from torch.nn import functional as F
 
 from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED, classes_of
 from ctsam3d.network import windows
+from ctsam3d.network.click_maps import PADDING
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
 from ctsam3d.network.model import CtSam3d
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, as_often, choose, decided, load_case
+from ctsam3d.training.cases import Case, as_often, choose, decided, load_cases
 from ctsam3d.training.losses import mask_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint, smooth_noise
 
@@ -66,7 +68,8 @@ class CubeSamples:
     """Draws training samples; a sample is a function of its (seed, step, item) alone."""
 
     def __init__(self, cases: list[Case], windows_hu: windows.Windows, mixture: Mixture) -> None:
-        prepared = [_prepare(case) for case in cases]
+        with ThreadPoolExecutor() as pool:
+            prepared = list(pool.map(_prepare, cases))
         # what has no name in the catalogue is drawn apart from what has one
         self.objects = [p for p in prepared if any(n.startswith(OBJECT) for n in p.places)]
         self.prepared = [p for p in prepared if p not in self.objects]
@@ -81,8 +84,7 @@ class CubeSamples:
         mixture: Mixture | None = None,
     ) -> CubeSamples:
         """The cached cases of a folder whose name is wanted."""
-        cases = [load_case(path) for path in sorted(folder.glob("*.npz")) if wanted(path.stem)]
-        return cls(cases, windows_hu, mixture or Mixture())
+        return cls(load_cases(folder, wanted), windows_hu, mixture or Mixture())
 
     def choose(self, rng: np.random.Generator) -> _Place:
         """A voxel of a structure, each structure as likely as any other, in a real or a painted case."""
@@ -261,19 +263,13 @@ def error_clicks(
     generator = torch.Generator().manual_seed(seed)
     wrong = ((probabilities > 0.5) != (truth > 0.5)) & (known > 0.5)
     thick = wrong * F.avg_pool3d(wrong.float(), 5, stride=1, padding=2).pow(3)
-    clicks, labels = [], []
-    for weight, t in zip(thick.cpu(), truth, strict=True):
-        if not weight.any():
-            clicks.append(torch.zeros(3))
-            labels.append(-1)
-            continue
-        running = weight.flatten().double().cumsum(0)
-        drawn = torch.rand((), generator=generator, dtype=torch.float64) * running[-1]
-        at = min(int(torch.searchsorted(running, drawn, right=True)), len(running) - 1)
-        z, y, x = (int(i) for i in np.unravel_index(at, weight.shape[1:]))
-        clicks.append(torch.tensor([x, y, z], dtype=torch.float32))
-        labels.append(int(t[0, z, y, x] > 0.5))
-    return torch.stack(clicks)[:, None], torch.tensor(labels)[:, None]
+    running = thick.flatten(1).double().cumsum(1)
+    drawn = torch.rand(len(running), generator=generator, dtype=torch.float64).to(running.device)
+    at = torch.searchsorted(running, (drawn * running[:, -1])[:, None], right=True)
+    at = at.clamp(max=running.shape[1] - 1)
+    labels = torch.where(running[:, -1:] > 0, (truth.flatten(1).gather(1, at) > 0.5).long(), PADDING)
+    z, y, x = torch.unravel_index(at, truth.shape[2:])
+    return torch.stack([x, y, z], dim=2).float(), labels
 
 
 def cube_loss(
@@ -299,13 +295,13 @@ def cube_loss(
         with torch.set_grad_enabled(last and torch.is_grad_enabled()):
             p = model.decode(embeddings, clicks, labels, previous)
         mask = (p > 0.5) * known
-        dices.append(float(2 * (mask * truth).sum() / ((mask + truth) * known).sum().clamp(min=1)))
+        dices.append(2 * (mask * truth).sum() / ((mask + truth) * known).sum().clamp(min=1))
         if not last:
             extra, kinds = error_clicks(p.detach(), truth, known, step * len(rounds) + done)
             clicks = torch.cat([clicks, extra.to(clicks)], 1)
             labels = torch.cat([labels, kinds.to(labels)], 1)
             previous = p.detach()
-    figures = {"rounds": count, "dice": round(dices[0], 4), "dice_last": round(dices[-1], 4)}
+    figures = {"rounds": count, "dice": round(float(dices[0]), 4), "dice_last": round(float(dices[-1]), 4)}
     return mask_loss(p, truth, known), figures
 
 

@@ -7,6 +7,7 @@ a structure chosen at random, so that rare structures are seen as often as large
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import nn
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, as_often, choose, load_case
+from ctsam3d.training.cases import Case, as_often, choose, load_cases
 from ctsam3d.training.losses import partial_label_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint
 
@@ -46,7 +47,8 @@ class LocalizerPatches:
     def __init__(
         self, cases: list[Case], synthetic: float = 0.5, often: Callable[[str], float] = as_often
     ) -> None:
-        self.prepared = [_prepare(c) for c in cases]
+        with ThreadPoolExecutor() as pool:
+            self.prepared = list(pool.map(_prepare, cases))
         self.synthetic, self.often = synthetic, often
 
     @classmethod
@@ -58,7 +60,7 @@ class LocalizerPatches:
         often: Callable[[str], float] = as_often,
     ) -> LocalizerPatches:
         """The cached cases of a folder whose name is wanted."""
-        return cls([load_case(p) for p in sorted(folder.glob("*.npz")) if wanted(p.stem)], synthetic, often)
+        return cls(load_cases(folder, wanted), synthetic, often)
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         """One patch: `hu` (1, z, y, x), `labels` (z, y, x), `allowed` (256, classes)."""
@@ -150,7 +152,10 @@ def _pooled(fine: NDArray[np.float32]) -> NDArray[np.float32]:
 def _pooled_grid(grid: NDArray[np.float32]) -> NDArray[np.float32]:
     """Centres of the 2^3 blocks of a fine grid (z, y, x, 3)."""
     z, y, x = (n // 2 for n in grid.shape[:3])
-    centres: NDArray[np.float32] = grid.reshape(z, 2, y, 2, x, 2, 3).mean(axis=(1, 3, 5))
+    blocks = grid.reshape(z, 2, y, 2, x, 2, 3)
+    corners = [blocks[:, k, :, j, :, i] for k in (0, 1) for j in (0, 1) for i in (0, 1)]
+    # many times as quick as a mean over axes
+    centres: NDArray[np.float32] = np.float32(1 / 8) * sum(corners[1:], corners[0])
     return centres
 
 

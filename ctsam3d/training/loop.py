@@ -85,6 +85,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device).train()
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
@@ -107,7 +108,7 @@ def train(
     averaged = copy.deepcopy(model).eval() if validation else model
     loader = DataLoader(
         Steps(draw, step, schedule), batch_size=schedule.batch, num_workers=schedule.workers,
-        prefetch_factor=4 if schedule.workers else None,
+        prefetch_factor=4 if schedule.workers else None, pin_memory=device.type == "cuda",
     )  # fmt: skip
     started = saved = time.monotonic()
     with (folder / "log.csv").open("a", newline="") as log_file:
@@ -124,12 +125,7 @@ def train(
             if norm <= schedule.largest_norm:  # not so if it is no number
                 optimizer.step()
             step += 1
-            decay = min(schedule.ema_decay, (1 + step) / (10 + step))
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    average[name].lerp_(value, 1 - decay)
-                else:
-                    average[name].copy_(value)
+            _follow(average, model.state_dict(), min(schedule.ema_decay, (1 + step) / (10 + step)))
             row = {
                 "step": step,
                 "seconds": round(time.monotonic() - started, 1),
@@ -156,6 +152,15 @@ def train(
                 break
     save()
     return average
+
+
+@torch.no_grad()
+def _follow(average: dict[str, torch.Tensor], state: dict[str, torch.Tensor], decay: float) -> None:
+    """Move an average a little towards a state; counters are taken over."""
+    names = [name for name, value in state.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in names], [state[name] for name in names], 1 - decay)
+    for name in state.keys() - set(names):
+        average[name].copy_(state[name])
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

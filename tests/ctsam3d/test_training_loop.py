@@ -1,6 +1,7 @@
 """A training that is stopped and resumed takes the same steps as one that is not; its samples repeat exactly."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import nn
 
 from ctsam3d.network.config import SIZES
 from ctsam3d.training.cases import Case, load_case, save_case
-from ctsam3d.training.cubes import CubeSamples, Mixture
+from ctsam3d.training.cubes import CubeSamples, Mixture, error_clicks
 from ctsam3d.training.localizer import LocalizerPatches
 from ctsam3d.training.loop import Schedule, train
 
@@ -105,3 +106,34 @@ def test_a_cached_case_reads_back(tmp_path: Path) -> None:
     read = load_case(tmp_path / "phantom.npz")
     assert np.array_equal(read.hu, case.hu) and np.array_equal(read.labels, case.labels)  # type: ignore[arg-type]
     assert (read.names, read.known, read.spacing_mm) == (case.names, case.known, case.spacing_mm)
+
+
+def test_a_small_cache_is_off_by_no_more_than_was_said(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 30, _phantom().labels.shape)
+    case = replace(_phantom(), hu=(_phantom().hu + noise).round().astype(np.int16))
+    assert case.hu is not None
+    exact, small = tmp_path / "exact.npz", tmp_path / "small.npz"
+    save_case(case, exact)
+    save_case(case, small, hu_error=6)
+    read = load_case(small)
+    assert read.hu is not None and read.hu.dtype == np.int16
+    assert 0.5 < np.sqrt(np.mean((read.hu.astype(float) - case.hu) ** 2)) < 6.6
+    assert np.array_equal(read.labels, case.labels)
+    assert small.stat().st_size < 0.6 * exact.stat().st_size
+
+
+def test_a_correcting_click_lies_where_the_mask_is_wrong() -> None:
+    truth = torch.zeros(4, 1, 16, 16, 16)
+    truth[:, :, 4:12, 4:12, 4:12] = 1
+    answers, known = truth.clone(), torch.ones_like(truth)
+    answers[0, :, 8:] = 0  # misses a half
+    answers[1, :, :, :, 12:15] = 1  # leaks
+    answers[3] = 1 - truth[3]
+    known[3, :, :8] = 0  # wrong everywhere, known in a half
+    for seed in range(5):
+        clicks, labels = error_clicks(answers, truth, known, seed)
+        assert clicks.shape == (4, 1, 3) and labels.tolist()[:3] == [[1], [0], [-1]]
+        for n in (0, 1, 3):
+            x, y, z = clicks[n, 0].long().tolist()
+            assert answers[n, 0, z, y, x] != truth[n, 0, z, y, x] and known[n, 0, z, y, x]
+            assert labels[n] == truth[n, 0, z, y, x]
