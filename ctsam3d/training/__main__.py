@@ -166,9 +166,14 @@ def _cubes(options: argparse.Namespace) -> None:
 
 
 def _cross_patch(options: argparse.Namespace) -> None:
-    from ctsam3d.network import cross_patch
+    from ctsam3d.network import checkpoint, cross_patch
     from ctsam3d.network.config import config_of
-    from ctsam3d.training.cross_patch import CrossPatchPairs, CrossPatchValidation, cross_patch_loss
+    from ctsam3d.training.cross_patch import (
+        CrossPatchPairs,
+        CrossPatchValidation,
+        answers_of,
+        cross_patch_loss,
+    )
     from ctsam3d.training.cubes import CubeSamples, Mixture
 
     torch.manual_seed(options.seed)
@@ -176,9 +181,13 @@ def _cross_patch(options: argparse.Namespace) -> None:
     painted, real = (Mixture(synthetic, 0, 0) for synthetic in (plan.recipe.synthetic, 0))
     samples = CubeSamples.from_cache(folder, plan.trained_on, config.windows_hu, painted)
     kept_aside = CubeSamples.from_cache(folder, plan.kept_aside, config.windows_hu, real)
-    validation = CrossPatchValidation(CrossPatchPairs(kept_aside))
-    predictor = cross_patch.build(config)
-    _train(options, plan, predictor, CrossPatchPairs(samples).draw, cross_patch_loss, validation)
+    answer = None
+    if options.answers_of is not None:
+        network, _ = checkpoint.load(options.answers_of)
+        answer = answers_of(network, half_precision=fast_in_half_precision(torch.device("cpu")))
+    validation = CrossPatchValidation(CrossPatchPairs(kept_aside, answer))
+    predictor, pairs = cross_patch.build(config), CrossPatchPairs(samples, answer)
+    _train(options, plan, predictor, pairs.draw, cross_patch_loss, validation)
 
 
 def _train(
@@ -312,6 +321,13 @@ def main() -> None:
         training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         if name in ("localizer", "cubes"):
             training.add_argument("--start", type=Path, default=None, help="weights file to train on from")
+        if name == "cross_patch":
+            training.add_argument(
+                "--answers-of",
+                type=Path,
+                default=None,
+                help="weights file of the network whose masks to go on from",
+            )
         if name in ("cubes", "cross_patch"):
             training.add_argument("--size", default="nano")
         training.set_defaults(run_command=command)

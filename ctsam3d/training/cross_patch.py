@@ -5,10 +5,13 @@ good a place for a click each voxel is. The second cube is centred as a growing 
 the rim of what the first knows, which is in the mask but, where the mask is wrong, not in the structure. The published
 recipe compares heat maps by their mean squared error; so does this one. Its Gaussian at one voxel gives a network that
 learns from few labels next to nothing to learn from (387 steps: 2 % of the peaks within 12 mm), so ours is wide; and
-as it could not find out in 440 steps how the two cubes lie, it is told (`cross_patch.aligned`).
+as it could not find out in 440 steps how the two cubes lie, it is told (`cross_patch.aligned`). Half of the masks are
+what the cube network itself answers to a click on the first cube's centre, leaks and all, for those it will be shown.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,24 +20,47 @@ from scipy import ndimage
 from torch import nn
 
 from ctsam3d.network import cross_patch, windows
+from ctsam3d.network.click_maps import POSITIVE
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
+from ctsam3d.network.model import CtSam3d
 from ctsam3d.training.augment import Pose, draw_grid, jitter_hu
-from ctsam3d.training.cubes import CubeSamples, degrade
+from ctsam3d.training.cubes import CubeSamples, Place, degrade
 
 _SHAPE = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=0, flip_probability=0.5)
 _NEAREST, _FARTHEST = 20, 32  # voxels between the centres along the axis on which they differ most
+_ANSWERED = (
+    0.5  # share of the masks that the network answers, where there is one; of the others half are degraded
+)
 _ON_THE_RIM = 0.7  # share of the second cubes that are centred in the mask, where it goes that far
 _DEEP_VOXELS = 4.0  # a voxel so deep inside is as good a place as any deeper one
 _NEAR_VOXELS = 16.0  # standard deviation of how far from the second cube's centre a good place is
 _LEAST_HEAT = 0.15  # of a peak, for the structure to go on
 
 
-class CrossPatchPairs:
-    """Draws training samples; a sample is a function of its (seed, step, item) alone."""
+Answer = Callable[[torch.Tensor], NDArray[np.bool_]]
+"""Cube (C, z, y, x) -> mask (z, y, x) of what is clicked on in its centre."""
 
-    def __init__(self, samples: CubeSamples) -> None:
-        self.samples = samples
+
+def answers_of(model: CtSam3d, *, half_precision: bool) -> Answer:
+    """What a network answers on the CPU, in bfloat16 where that is said to be quicker."""
+    centre = torch.full((1, 1, 3), CUBE_VOXELS // 2.0)
+
+    @torch.inference_mode()
+    def answer(cube: torch.Tensor) -> NDArray[np.bool_]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
+            found = model.decode(model.embed(cube[None]), centre, torch.full((1, 1), POSITIVE))
+        mask: NDArray[np.bool_] = (found[0, 0] > 0.5).numpy()
+        return mask
+
+    return answer
+
+
+class CrossPatchPairs:
+    """Draws training samples; a sample is a function of its (seed, step, item) and the network's weights alone."""
+
+    def __init__(self, samples: CubeSamples, answer: Answer | None = None) -> None:
+        self.samples, self.answer = samples, answer
 
     def draw(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         """`cube` and `neighbour` (C, z, y, x), `mask` and `heat` (1, z, y, x), all in the neighbour's frame."""
@@ -42,21 +68,32 @@ class CrossPatchPairs:
         place = self.samples.choose(rng)
         grid = draw_grid(rng, _SHAPE, SPACING_MM, _POSE)
         tones = int(rng.integers(1 << 32))  # the same patient and scanner for both
-        first = place.view(np.random.default_rng(tones), grid)
-        mask = degrade(rng, first.truth) > 0.5 if rng.random() < 0.5 else first.truth
+        truth, seen = self._look(place, tones, grid)
+        if self.answer is not None and rng.random() < _ANSWERED:
+            mask = self.answer(seen)
+        else:
+            mask = degrade(rng, truth) > 0.5 if rng.random() < 0.5 else truth
         offset = _offset(rng, mask)
         # without a warp the grid is affine: moving along it by so many voxels is a shift in mm
         steps = np.stack([grid[1, 0, 0], grid[0, 1, 0], grid[0, 0, 1]]) - grid[0, 0, 0]
-        second = place.view(np.random.default_rng(tones), grid + (offset @ steps).astype(np.float32))
-        hu = jitter_hu(rng, np.stack([first.hu, second.hu]), strength=0.7)
+        there, neighbour = self._look(place, tones, grid + (offset @ steps).astype(np.float32))
         moved = (int(offset[0]), int(offset[1]), int(offset[2]))
-        seen = torch.from_numpy(windows.apply(hu[0], self.samples.windows_hu))
         return {
             "cube": cross_patch.aligned(seen, moved),
-            "neighbour": torch.from_numpy(windows.apply(hu[1], self.samples.windows_hu)),
+            "neighbour": neighbour,
             "mask": cross_patch.aligned(torch.from_numpy(mask.astype(np.float32))[None], moved),
-            "heat": torch.from_numpy(heat_of(second.truth))[None],
+            "heat": torch.from_numpy(heat_of(there))[None],
         }
+
+    def _look(
+        self, place: Place, tones: int, grid: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], torch.Tensor]:
+        """Where the structure is (z, y, x), and the cube's windows (C, z, y, x)."""
+        rng = np.random.default_rng(tones)
+        view = place.view(rng, grid)
+        return view.truth, torch.from_numpy(
+            windows.apply(jitter_hu(rng, view.hu, strength=0.7), self.samples.windows_hu)
+        )
 
 
 def _offset(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.int64]:

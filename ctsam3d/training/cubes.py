@@ -86,7 +86,7 @@ class CubeSamples:
         """The cached cases of a folder whose name is wanted."""
         return cls(load_cases(folder, wanted), windows_hu, mixture or Mixture())
 
-    def choose(self, rng: np.random.Generator) -> _Place:
+    def choose(self, rng: np.random.Generator) -> Place:
         """A voxel of a structure, each structure as likely as any other, in a real or a painted case."""
         if self.objects and rng.random() < self.mixture.objects:
             prepared = self.objects[int(rng.integers(len(self.objects)))]
@@ -132,7 +132,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class Place:
     """A voxel (z, y, x) of a structure in a case, to be looked at as a real or as a painted image."""
 
     prepared: _Prepared
@@ -179,9 +179,9 @@ class _Place:
         return paint(rng, clothe(rng, inside, body_mm), case.names, SPACING_MM)
 
 
-def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthetic: bool) -> _Place:
+def _place(rng: np.random.Generator, prepared: _Prepared, wanted: str, *, synthetic: bool) -> Place:
     voxels = prepared.places[wanted]
-    return _Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
+    return Place(prepared, wanted, synthetic, voxels[rng.integers(len(voxels))].astype(float))
 
 
 def degrade(rng: np.random.Generator, truth: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -36,6 +36,16 @@ def test_a_pair_is_a_function_of_its_key_and_its_peak_lies_in_the_structure() ->
         assert window[peak] > window.mean()  # it is brighter than what is around it
 
 
+def test_half_of_the_masks_are_the_networks_own_and_neighbours_lie_where_they_leak() -> None:
+    leaked = np.zeros((64, 64, 64), dtype=bool)
+    leaked[28:36, 28:36, 58:] = True  # at the right face alone, far from the rod
+    samples = CubeSamples([_rod()], SIZES["nano"].windows_hu, Mixture(0, 0, 0))
+    batch = [CrossPatchPairs(samples, lambda _: leaked).draw((0, step, 0)) for step in range(30)]
+    # in the neighbour's frame, centred on a voxel of the leak, the leak is in the middle
+    centred = [bool(pair["mask"][0, 32, 32, 32] > 0 and pair["mask"].sum() <= leaked.sum()) for pair in batch]
+    assert 6 <= sum(centred) <= 24
+
+
 @pytest.mark.parametrize("offset", [(5, -20, 0), (-32, 0, 31), (0, 64, 0), (0, 0, -70)])
 def test_a_cube_is_seen_in_the_frame_of_its_neighbour(offset: tuple[int, int, int]) -> None:
     volume = torch.rand(2, 260, 260, 260)
