@@ -15,16 +15,23 @@ import torch
 from benchmarks.figures import CLOCKS, Figure, machine
 
 PARTS = ("decode", "study", "masks", "cohort", "memory", "growth")
+_OPTIONS_OF = {"masks": "study", "cohort": "study"}  # whose options a part takes beside its own
 
 
 def main() -> None:
     """Run the parts that are named, by default all, each as short as it can be."""
-    modules = {part: importlib.import_module(f"benchmarks.{part}") for part in PARTS}
+    # each part's packages are needed only where it is asked for
+    named = {part for part in PARTS if part in sys.argv[1:]} or set(PARTS)
+    named |= {_OPTIONS_OF[part] for part in named & set(_OPTIONS_OF)}
+    modules = {part: importlib.import_module(f"benchmarks.{part}") for part in PARTS if part in named}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed in turn; the median counts")
     parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu on a machine that others use too"
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="of decode and study; others know none"
     )
     parser.add_argument("--threads", type=int, help="of torch; all cores by default")
     for part, module in modules.items():

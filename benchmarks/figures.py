@@ -16,6 +16,20 @@ Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
+def clock_on(name: str, device: str) -> Clock:
+    """A clock that first waits until a device has done what it was given, if it is one that does not say so."""
+    clock = CLOCKS[name]
+    if device != "cuda":
+        return clock
+    import torch
+
+    def after_the_device() -> float:
+        torch.cuda.synchronize()
+        return clock()
+
+    return after_the_device
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One line of a report.

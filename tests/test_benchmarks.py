@@ -56,3 +56,19 @@ def test_growth_runs_and_prints_json_alone_on_stdout() -> None:
     assert named["run, 2 series"]["of"] == "run, 1 series" and named["run, 2 series"]["value"] > 0
     assert named["discover, peak memory, 20 objects"]["ratio"] > 1
     assert len(done.stderr.splitlines()) == len(report["figures"])
+
+
+def test_decoding_is_timed_with_what_the_network_needs_alone() -> None:
+    program = (
+        "import runpy, sys; sys.modules |= dict.fromkeys(['duckdb', 'nibabel', 'obstore', 'ray', 'SimpleITK']);"
+        "sys.argv[1:] = ['decode', '--prompts', '1', '--repeats', '1', '--bfloat16'];"
+        "runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=root
+    )
+    named = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
+    half = named["nano, second click, 1 prompts, ours bfloat16"]
+    assert half["of"] == "nano, second click, 1 prompts, plain float32" and half["value"] > 0
+    assert named["nano, second click, 1 prompts, ours float32: Dice"]["value"] > 0.999

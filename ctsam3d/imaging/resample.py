@@ -8,15 +8,17 @@ its image.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
 from ctsam3d.imaging.volume import AIR_HU, Volume
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_SPACING_MM = 1.5
 _ORIGIN_STEP_MM = 0.05
@@ -46,29 +48,51 @@ def model_geometry(source: Geometry, spacing_mm: float = MODEL_SPACING_MM) -> Ge
     )
 
 
-def to_model_grid(volume: Volume, spacing_mm: float = MODEL_SPACING_MM) -> Volume:
-    """The volume on its `model_geometry`: int16 HU by linear interpolation, AIR_HU outside the source."""
-    return to_grid(volume, model_geometry(volume.geometry, spacing_mm))
+def to_model_grid(
+    volume: Volume, spacing_mm: float = MODEL_SPACING_MM, device: torch.device | None = None
+) -> Volume:
+    """The volume on its `model_geometry`: int16 HU by linear interpolation, AIR_HU outside the source.
+
+    Args:
+        volume: on its own grid.
+        spacing_mm: of the model's grid.
+        device: as for `to_grid`.
+    """
+    return to_grid(volume, model_geometry(volume.geometry, spacing_mm), device)
 
 
-def to_grid(volume: Volume, geometry: Geometry) -> Volume:
+def to_grid(volume: Volume, geometry: Geometry, device: torch.device | None = None) -> Volume:
     """The volume on any other grid: int16 HU by linear interpolation, AIR_HU outside the source.
 
     Padding follows by nearest neighbour; voxels outside the source count as padding where the source has any.
+
+    Args:
+        volume: on its own grid.
+        geometry: the grid asked for.
+        device: where it is computed if that is a GPU; there a value half-way between two HU may go the other way.
     """
     source = _rounded(canonical_geometry(volume.geometry))
-    image = _to_sitk(to_canonical(volume.hu, volume.geometry), source)
-    # ITK truncates when it writes integers; floats rounded here carry no bias.
-    hu = np.rint(_resampled(image, geometry, sitk.sitkLinear, float(AIR_HU), sitk.sitkFloat32))
-    np.clip(hu, AIR_HU, _INT16_MAX, out=hu)
-    padding: NDArray[np.bool_] | None = None
+    stored, padding = to_canonical(volume.hu, volume.geometry), None
     if volume.padding is not None:
-        mask = _to_sitk(to_canonical(volume.padding, volume.geometry).astype(np.uint8), source)
-        padding = _resampled(mask, geometry, sitk.sitkNearestNeighbor, 1.0, sitk.sitkUInt8) > 0
-    return Volume(hu.astype(np.int16), geometry, padding)
+        padding = to_canonical(volume.padding, volume.geometry).astype(np.uint8)
+    if device is not None and device.type == "cuda":
+        from ctsam3d.imaging import device_resample
+
+        found = device_resample.linear(stored, source, geometry, AIR_HU, device)
+        if padding is not None:
+            padding = device_resample.nearest(padding, source, geometry, 1, device)
+    else:
+        found = _resampled(stored, source, geometry, AIR_HU)
+        if padding is not None:
+            padding = _resampled(padding, source, geometry, 1, nearest=True)
+    # ITK truncates when it writes integers; floats rounded here carry no bias.
+    hu = np.clip(np.rint(found), AIR_HU, _INT16_MAX).astype(np.int16)
+    return Volume(hu, geometry, None if padding is None else padding > 0)
 
 
-def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) -> NDArray[Any]:
+def labels_to_source(
+    labels: NDArray[Any], model: Geometry, source: Geometry, device: torch.device | None = None
+) -> NDArray[Any]:
     """A label map from the model's grid to the source grid, in the order the source stores its voxels.
 
     Each source voxel takes the label with the largest trilinear weight among the eight model voxels around
@@ -79,6 +103,7 @@ def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) ->
         labels: integers (z, y, x) on `model`.
         model: the grid of `labels`, as made by `model_geometry(source)`.
         source: the grid asked for.
+        device: where it is computed if that is a GPU and labels are uint8; they are the same.
 
     Returns:
         Integers (z, y, x) of the type of `labels`, shape `source.shape_zyx`.
@@ -86,6 +111,11 @@ def labels_to_source(labels: NDArray[Any], model: Geometry, source: Geometry) ->
     if labels.shape != model.shape_zyx:
         raise ValueError(f"labels of shape {labels.shape} on a grid of shape {model.shape_zyx}")
     canonical = _rounded(canonical_geometry(source))
+    if device is not None and device.type == "cuda" and labels.dtype == np.uint8:
+        from ctsam3d.imaging import device_resample
+
+        found = device_resample.heaviest_labels(labels, model, canonical, device)
+        return np.ascontiguousarray(from_canonical(found, source))
     out = np.zeros(canonical.shape_zyx, labels.dtype)
     occupied = np.flatnonzero(labels.any(axis=(1, 2)))
     if occupied.size:
@@ -157,27 +187,26 @@ def _to_step(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
     return (np.round(values / step - _STEP_OFFSET) + _STEP_OFFSET) * step
 
 
-def _to_sitk(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetOrigin(geometry.origin_xyz_mm)
-    image.SetSpacing(geometry.spacing_xyz_mm)
-    image.SetDirection(geometry.direction.ravel().tolist())
-    return image
-
-
 def _resampled(
-    image: sitk.Image, geometry: Geometry, interpolator: int, outside: float, pixel_type: int
+    stored: NDArray[Any], source: Geometry, geometry: Geometry, outside: float, *, nearest: bool = False
 ) -> NDArray[Any]:
+    """Float32 by linear interpolation, or the nearest voxel's own values."""
+    import SimpleITK as sitk  # here: a GPU does without
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(stored))
+    image.SetOrigin(source.origin_xyz_mm)
+    image.SetSpacing(source.spacing_xyz_mm)
+    image.SetDirection(source.direction.ravel().tolist())
     resampled = sitk.Resample(
         image,
         geometry.shape_zyx[::-1],
         sitk.Transform(),
-        interpolator,
+        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
         geometry.origin_xyz_mm,
         geometry.spacing_xyz_mm,
         geometry.direction.ravel().tolist(),
-        outside,
-        pixel_type,
+        float(outside),
+        image.GetPixelID() if nearest else sitk.sitkFloat32,
     )
     array: NDArray[Any] = sitk.GetArrayFromImage(resampled)
     return array

@@ -69,12 +69,11 @@ class FastDecoder:
         Raises:
             ValueError: as there.
         """
-        device = embeddings.stage4.device
         if len(clicks_xyz) != len(embeddings.stage4):
             raise ValueError(
                 f"clicks for {len(clicks_xyz)} cubes with embeddings of {len(embeddings.stage4)}"
             )
-        modulation = self.modulator.of(clicks_xyz.to(device), labels.to(device), previous_mask)
+        modulation = self.modulator.of(clicks_xyz, labels, previous_mask)
         first, second, third, fourth = embeddings
         x = laid_out(fourth, torch.float32)
         for n, skip in enumerate((third, second, first, None)):
@@ -183,7 +182,7 @@ def _modulated(x: Tensor, maps: NormMaps) -> Tensor:
     scale, shift = maps.scale, maps.shift
     if x.device.type != "cpu":
         variance, mean = torch.var_mean(x, (2, 3, 4), correction=0, keepdim=True)
-        normed = (x - mean) * (variance + INSTANCE_NORM_EPS).rsqrt()
+        normed = (x - mean).mul_((variance + INSTANCE_NORM_EPS).rsqrt())
         return F.leaky_relu_(torch.addcmul(shift, normed, scale), SLOPE).to(scale.dtype)
     out = torch.empty_like(x, dtype=scale.dtype)
     for n in range(len(x)):

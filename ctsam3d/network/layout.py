@@ -16,7 +16,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """`F.conv3d` with a float32 bias, on a CPU always by oneDNN: for one sample PyTorch often takes a slower path."""
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, [padding] * 3, [1] * 3, [1] * 3, 1)
-    return F.conv3d(x, weight, bias.to(x.dtype), padding=padding)
+    # added by itself, as cuDNN's convolutions do anyway: rounded to 16 bits first, a bias would shift whole channels
+    return F.conv3d(x, weight, padding=padding).add_(bias.view(-1, 1, 1, 1))
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:

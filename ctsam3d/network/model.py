@@ -135,9 +135,7 @@ class CtSam3d(nn.Module):
         deepest = embeddings[-1]
         if len(clicks_xyz) != len(deepest):
             raise ValueError(f"clicks for {len(clicks_xyz)} cubes with embeddings of {len(deepest)}")
-        clicks = click_maps.draw(clicks_xyz.to(deepest.device), labels.to(deepest.device), CUBE_VOXELS).to(
-            deepest.dtype
-        )
+        clicks = click_maps.draw(clicks_xyz, labels, CUBE_VOXELS, deepest.device).to(deepest.dtype)
         if previous_mask is None:
             previous_mask = torch.zeros_like(clicks[:, :1])
         self._check_cubes("previous mask", previous_mask, 1, len(deepest))

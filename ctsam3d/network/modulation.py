@@ -103,8 +103,8 @@ class Modulator:
         """Of any prompts.
 
         Args:
-            clicks_xyz: (B, N, 3), as for `CtSam3d.decode`.
-            labels: (B, N).
+            clicks_xyz: (B, N, 3), as for `CtSam3d.decode`; best on the CPU, which looks at each of them.
+            labels: (B, N), likewise.
             previous_mask: (B, 1, 64, 64, 64) probabilities.
 
         Raises:
@@ -112,7 +112,7 @@ class Modulator:
         """
         if previous_mask is None and all(is_centred(clicks_xyz, labels)):
             return self.centred()
-        clicks = click_maps.draw(clicks_xyz, labels, CUBE_VOXELS)
+        clicks = click_maps.draw(clicks_xyz, labels, CUBE_VOXELS, self._device)
         samples = len(clicks)
         if previous_mask is None:
             previous_mask = torch.zeros_like(clicks[:, :1])

@@ -95,10 +95,10 @@ class Localizer:
             overlap=0.5,
             mode="gaussian",
             padding_mode="constant",
-            device=torch.device("cpu"),
+            device=self.device,
         )
         assert isinstance(found, torch.Tensor)
-        return found[0].softmax(dim=0).half().numpy()
+        return found[0].softmax(dim=0).half().cpu().numpy()
 
     def prompts(self, grid: Volume, structures: Sequence[str]) -> dict[str, Prompt]:
         """A coarse mask for each structure that is in the field of view."""

@@ -178,7 +178,7 @@ class CubeDecoder:
             laid = [none if q.previous is None else q.previous for q in questions]
             previous = torch.from_numpy(np.stack(laid))[:, None].to(self.device)
         embeddings = self._embed(hu, [question.patch for question in questions])
-        answer = self._decode(embeddings, clicks.to(self.device), labels.to(self.device), previous)
+        answer = self._decode(embeddings, clicks, labels, previous)
         if not torch.isfinite(answer).all():
             raise ModelOutputInvalid("the network's probabilities are not finite")
         return answer[:, 0].cpu().numpy()

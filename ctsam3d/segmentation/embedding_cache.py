@@ -45,7 +45,8 @@ class EmbeddingCache:
         missing = {patch.origin_zyx: patch for patch in patches if patch.origin_zyx not in self._kept}
         if missing:
             together = embed(list(missing.values()))
-            self._kept.update((origin, together.take([i])) for i, origin in enumerate(missing))
+            for i, origin in enumerate(missing):  # copies, so that no cube keeps its whole batch
+                self._kept[origin] = Embeddings(*(stage[i : i + 1].clone() for stage in together))
         wanted = [patch.origin_zyx for patch in patches]
         for origin in wanted:
             self._kept.move_to_end(origin)

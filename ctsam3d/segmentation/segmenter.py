@@ -119,6 +119,11 @@ class Segmenter:
             raise checkpoint.CheckpointError(path, str(fault)) from None
 
     @property
+    def cubes_at_a_time(self) -> int:
+        """As many as the decoder is asked together, by now."""
+        return self._decoder.batch
+
+    @property
     def structures(self) -> tuple[str, ...]:
         """Names that can be asked for without prompts of one's own."""
         return self.localizer.structures
@@ -139,7 +144,7 @@ class Segmenter:
             PromptError: the prompter's prompts cannot be of this volume.
         """
         clock = _Clock()
-        grid = to_model_grid(volume, SPACING_MM)
+        grid = to_model_grid(volume, SPACING_MM, self.device)
         clock.lap("prepare")
         who, prompts = gather(grid, structures, prompter, self.localizer)
         clock.lap("prompt")
@@ -155,7 +160,7 @@ class Segmenter:
         for name, found in self._found(grid, {name: prompts[name] for name in names}):
             findings[name] = self._enter(name, ids[name], found, label_map, grid)
         clock.lap("merge", network=self._decoder.seconds - network_before)
-        labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry)
+        labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry, self.device)
         present = np.bincount(labels.ravel(), minlength=len(ids) + 1)
         for name in names:
             if present[ids[name]] == 0:  # others claimed all of it, or it is smaller than a source voxel

@@ -12,6 +12,7 @@ from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.network.modulation import is_centred
 from ctsam3d.network.precision import Precision
 from tests.ctsam3d import network_reference as reference
+from tests.ctsam3d.devices import on_cuda
 
 EXACT = 1e-5  # of probability: the order of additions differs, nothing else
 CENTRE = [32.0, 32, 32]
@@ -143,3 +144,35 @@ def test_clicks_that_do_not_fit_are_refused(fast, embeddings) -> None:
         fast.decode(
             embeddings.take([0]), torch.tensor([[CENTRE]]), torch.tensor([[1]]), torch.zeros(2, 1, 64, 64, 64)
         )
+
+
+@on_cuda
+@pytest.mark.usefixtures("no_tf32")
+@pytest.mark.parametrize(("precision", "limit"), [(Precision.FLOAT32, 1e-4), (Precision.BFLOAT16, 0.05)])
+@torch.no_grad()
+def test_a_gpu_gives_the_plain_decoders_probabilities(slim, embeddings, precision, limit) -> None:
+    fast = FastDecoder(slim_model().cuda().mask_decoder, precision)
+    there = Embeddings(*(stage.cuda() for stage in embeddings.take([0])))
+    for name, (clicks, labels, mask) in PROMPTS.items():
+        prompts = torch.tensor(clicks), torch.tensor(labels)
+        expected = slim.decode(embeddings.take([0]), *prompts, mask)
+        found = fast.decode(there, *prompts, None if mask is None else mask.cuda())
+        assert found.is_cuda and found.dtype == torch.float32
+        assert (found.cpu() - expected).abs().max() <= limit, name
+
+
+@on_cuda
+@pytest.mark.usefixtures("no_tf32")
+@torch.no_grad()
+def test_a_gpu_gives_a_batch_of_different_prompts_each_prompts_own_answer(slim, embeddings) -> None:
+    fast = FastDecoder(slim_model().cuda().mask_decoder)
+    clicks = torch.tensor([[CENTRE, [0, 0, 0]], [CENTRE, [9, 50, 33]], [[20, 20, 20], [44, 41, 40]]])
+    labels = torch.tensor([[1, -1], [1, 0], [1, 1]])
+    three = embeddings.take([0, 1, 1])
+    mask = torch.cat([torch.zeros(1, 1, 64, 64, 64), previous(0), previous(1, below=0.9)])
+    expected = slim.decode(three, clicks, labels, mask)
+    # clicks may lie on either device
+    for on in ("cpu", "cuda"):
+        there = Embeddings(*(stage.cuda() for stage in three))
+        found = fast.decode(there, clicks.to(on), labels.to(on), mask.cuda())
+        assert (found.cpu() - expected).abs().max() <= 1e-4
