@@ -5,10 +5,10 @@
    and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
    is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
 3. A positive click with nothing of the structure around it begins another part, which grows likewise.
-4. A structure that grew from clicks hangs together with them: what a negative click cuts off goes, so one click in the
-   neck of a leak undoes all of it.
+4. A structure that grew from clicks hangs together with them: a negative click in a leak undoes all of it, up to the
+   leak's neck (`neck`), and what a correction cuts off goes.
 
-A click so costs one cube, whose embedding may be there already, and changes nothing farther away than that.
+A click so costs one cube, whose embedding may be there already, and changes nothing farther away than that but a leak.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth, grow
+from ctsam3d.segmentation.neck import beyond_the_neck
 from ctsam3d.segmentation.patches import Box, Patch, patch_around
 from ctsam3d.segmentation.stitch import Canvas
 
@@ -97,6 +98,8 @@ class ClickedStructure:
         self.bounded |= grown.bounded
 
     def _correct(self, click: VoxelClick) -> None:
+        if not click.positive and self.grown:
+            self._cut_off_what_it_hangs_on(click)
         patch = self._cube_for(click)
         # the cube's own click first, then in the order in which they were made
         inside = sorted(
@@ -115,12 +118,20 @@ class ClickedStructure:
         held = nearest >= 0 and distances[nearest] <= _HELD_WELL
         return patch_around(self.name, centres[nearest] if held else click.zyx)
 
+    def _cut_off_what_it_hangs_on(self, click: VoxelClick) -> None:
+        """Clear the leak that a negative click lies in, up to its neck."""
+        box = self.canvas.touched().box
+        if not all(part.start <= i < part.stop for i, part in zip(click.zyx, box, strict=True)):
+            return
+        right = [_within(box, c.zyx) for c in self.clicks if c.positive]
+        leak = beyond_the_neck(self.canvas.mask(box), right, _within(box, click.zyx))
+        self.canvas.clear(box, leak)
+
     def _drop_what_is_cut_off(self) -> None:
         """Keep the pieces of the mask that a positive click lies in; all of them where none does."""
         box = self.canvas.touched().box
         pieces = cc3d.connected_components(self.canvas.mask(box).view(np.uint8), connectivity=26)
-        corner = np.array([s.start for s in box])
-        own = {int(pieces[tuple(np.array(c.zyx) - corner)]) for c in self.clicks if c.positive} - {0}
+        own = {int(pieces[_within(box, c.zyx)]) for c in self.clicks if c.positive} - {0}
         if own:
             self.canvas.clear(box, ~np.isin(pieces, [0, *own]))
 
@@ -138,3 +149,9 @@ class ClickedStructure:
     def _propose(self, patch: Patch, mask: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
         heat: NDArray[np.float32] = self.decoder.heat(self.hu, patch, mask, [neighbour])[0]
         return heat
+
+
+def _within(box: Box, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A voxel of the grid as one of a box of it."""
+    z, y, x = (i - part.start for i, part in zip(voxel, box, strict=True))
+    return z, y, x

@@ -21,6 +21,9 @@ INSIDE = np.zeros(SHAPE, dtype=bool)
 INSIDE[20:40, 20:40, 10:110] = True
 LEAK = np.zeros(SHAPE, dtype=bool)
 LEAK[20:40, 20:40, 110:230] = True
+NECKED = np.zeros(SHAPE, dtype=bool)  # a leak through a narrow neck
+NECKED[28:32, 28:32, 110:140] = True
+NECKED[20:40, 20:40, 140:230] = True
 APART = np.zeros(SHAPE, dtype=bool)
 APART[50:58, 50:58, 200:220] = True
 FIRST = VoxelClick((30, 30, 60))
@@ -33,8 +36,9 @@ class Leaking:
     It sees what is apart only where it is clicked on. Remembers what it was asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leak: NDArray[np.bool_] = LEAK) -> None:
         self.asked: list[Question] = []
+        self.leak = leak
 
     def answer(self, hu: NDArray[np.generic], questions: Sequence[Question]) -> NDArray[np.float32]:
         self.asked.extend(questions)
@@ -43,7 +47,7 @@ class Leaking:
     def _one(self, question: Question) -> NDArray[np.float32]:
         mask = INSIDE.copy()
         if all(click.positive for click in question.clicks):
-            mask |= LEAK
+            mask |= self.leak
         if any(APART[click.zyx] for click in question.clicks):
             mask |= APART
         cube = np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
@@ -83,6 +87,16 @@ def test_one_negative_click_undoes_a_whole_leak(structure: ClickedStructure) -> 
     assert np.array_equal(corrected & INSIDE, INSIDE)
     # what lies further along the leak than the cube with the click in it hangs on nothing any more
     assert (corrected & LEAK).sum() < 0.1 * LEAK.sum()
+
+
+def test_a_negative_click_far_from_the_neck_of_a_leak_undoes_all_of_it() -> None:
+    decoder = Leaking(NECKED)
+    structure = clickable(decoder)
+    assert mask_of(structure.click([FIRST]))[NECKED].all()
+    asked = len(decoder.asked)
+    cut = mask_of(structure.click([VoxelClick((30, 30, 200), positive=False)]))
+    assert len(decoder.asked) == asked + 1  # of a cube that does not reach the neck
+    assert not cut[20:40, 20:40, 130:].any() and cut[INSIDE].all()
 
 
 def test_a_positive_click_elsewhere_adds_what_is_there(decoder: Leaking) -> None:

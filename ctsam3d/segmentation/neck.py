@@ -1,0 +1,57 @@
+"""A mask that has leaked, clicks in the structure and one beside it in; what lies beyond the neck of the leak out.
+
+Wherever a leak is clicked on, the whole of it is meant. It is told from the structure by the widest way between them:
+the narrowest place on that way is the neck, and what hangs on the wrong click when the mask is worn down to the neck's
+width is the leak. Where the click does not lie much deeper than that there is no neck, and nothing is cut: it may be
+the rim alone that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cc3d
+import edt
+import numpy as np
+from numpy.typing import NDArray
+
+_NARROW = 0.6  # of the wrong click's depth in the mask, for a place to be a neck
+
+
+def beyond_the_neck(
+    mask: NDArray[np.bool_], inside: Sequence[tuple[int, int, int]], outside: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """Voxels (z, y, x) of a mask that belong to a click outside the structure rather than to those inside it.
+
+    Args:
+        mask: (z, y, x).
+        inside: voxels of the structure; those that are not in the mask do not count.
+        outside: a voxel that the mask should not cover.
+    """
+    none = np.zeros(mask.shape, dtype=bool)
+    inside = [voxel for voxel in inside if mask[voxel]]
+    if not mask[outside] or not inside:
+        return none
+    depth = edt.edt(mask, black_border=True)
+
+    def joined(level: float) -> NDArray[np.bool_] | None:
+        """What hangs together with the wrong click where the mask is deeper than this; None if an inside click does."""
+        pieces = cc3d.connected_components((depth > level).view(np.uint8), connectivity=6)
+        own = pieces == pieces[outside]
+        return None if any(own[voxel] for voxel in inside) else own
+
+    # the neck's half width: the greatest depth at which they are still joined, between two whole voxels
+    low, high = 0, int(np.ceil(depth[outside])) - 1
+    if high <= 0 or joined(0) is not None:  # on the rim, or in pieces already
+        return none
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if joined(middle) is None else (low, middle)
+    if high > _NARROW * depth[outside] or (leak := joined(high)) is None:
+        return none
+    # what was worn away belongs to the nearer of what is left
+    rest = (depth > high) & ~leak
+    if not rest.any():
+        return none
+    nearer: NDArray[np.bool_] = mask & (edt.edt(~leak) < edt.edt(~rest))
+    return nearer
