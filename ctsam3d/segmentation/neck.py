@@ -25,14 +25,15 @@ def beyond_the_neck(
 
     Args:
         mask: (z, y, x).
-        inside: voxels of the structure; those that are not in the mask do not count.
+        inside: voxels of the structure; those that are not in the mask do not count, and where none does it is the
+            mask's deepest voxel.
         outside: a voxel that the mask should not cover.
     """
     none = np.zeros(mask.shape, dtype=bool)
-    inside = [voxel for voxel in inside if mask[voxel]]
-    if not mask[outside] or not inside:
+    if not mask[outside]:
         return none
     depth = edt.edt(mask, black_border=True)
+    inside = [voxel for voxel in inside if mask[voxel]] or [_deepest(depth)]
 
     def joined(level: float) -> NDArray[np.bool_] | None:
         """What hangs together with the wrong click where the mask is deeper than this; None if an inside click does."""
@@ -55,3 +56,8 @@ def beyond_the_neck(
         return none
     nearer: NDArray[np.bool_] = mask & (edt.edt(~leak) < edt.edt(~rest))
     return nearer
+
+
+def _deepest(depth: NDArray[np.float32]) -> tuple[int, int, int]:
+    z, y, x = (int(i) for i in np.unravel_index(int(depth.argmax()), depth.shape))
+    return z, y, x
