@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ctsam3d.network.allocator import keep_freed_memory
 from pipelines.cohort.job import Job
 from pipelines.cohort.rows import Row
 from pipelines.private import no_core_dumps
@@ -22,6 +23,7 @@ class Replica:
         import torch
 
         no_core_dumps()
+        keep_freed_memory()
         torch.set_num_threads(torch_threads)
         self._job = job
         self._admits = admits

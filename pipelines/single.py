@@ -13,6 +13,7 @@ from ctsam3d.imaging.dicom import Limits, SeriesFacts, read_folder
 from ctsam3d.imaging.nifti import read_volume, write_labels
 from ctsam3d.imaging.orientation import orientation_code
 from ctsam3d.imaging.volume import Volume
+from ctsam3d.network.allocator import keep_freed_memory
 from ctsam3d.outcome import Rejected, Status
 from ctsam3d.prompting.prompt import PromptError, PromptKind
 from pipelines import identity, parquet
@@ -51,6 +52,7 @@ def segment_file(
     Raises:
         UsageError: an input that cannot be read or is refused, unusable weights or prompts, an unknown structure.
     """
+    keep_freed_memory()
     try:
         volume, facts = _read(source, limits_of(config), config.resources.decode_timeout_s)
     except Rejected as refusal:

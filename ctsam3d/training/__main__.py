@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ctsam3d.network.allocator import keep_freed_memory
 from ctsam3d.network.precision import fast_in_half_precision
 from ctsam3d.training.loop import Schedule, train
 from ctsam3d.training.recipe import BUNDLED, Recipe, read_recipes
@@ -356,6 +357,7 @@ def main() -> None:
     plot.set_defaults(run_command=_plot)
 
     options = parser.parse_args()
+    keep_freed_memory()
     options.run_command(options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
+from ctsam3d.network.allocator import keep_freed_memory
 from pipelines.cohort.commit import Outcome
 from pipelines.cohort.job import Job
 from pipelines.cohort.rows import Row
@@ -20,5 +21,6 @@ def compute(job: Job, pending: Iterable[Row], stop: threading.Event) -> Iterator
         if stop.is_set():
             return
         if segmenter is None:
+            keep_freed_memory()
             segmenter = job.segmenter.load()
         yield job.commit(job.segment(job.load(row), segmenter))

@@ -74,10 +74,12 @@ def evaluate(
 ) -> int:
     """Score weights on labelled cases: the localizer alone, automatic masks, and clicks simulated from the truth."""
     from ctsam3d.evaluation.evaluate import evaluate as score
+    from ctsam3d.network.allocator import keep_freed_memory
     from ctsam3d.network.checkpoint import CheckpointError
     from ctsam3d.segmentation.segmenter import Segmenter
 
     wanted = None if structures in (None, "all") else [name.strip() for name in structures.split(",")]
+    keep_freed_memory()
     try:
         segmenter = Segmenter.load(weights or settings_of(None, None, None).weights)
         evaluation = score(cases, segmenter, out, wanted, clicks, worst, on_case=_print_case)
