@@ -47,9 +47,11 @@ def _segment(slices: int, structures: int) -> None:
     from ctsam3d.imaging.dicom import read_folder
     from ctsam3d.imaging.geometry import Geometry
     from ctsam3d.imaging.volume import Volume
+    from ctsam3d.network.allocator import keep_freed_memory
     from ctsam3d.segmentation.segmenter import Segmenter
     from pipelines.cohort.measure import structure_rows
 
+    keep_freed_memory()  # as a replica does
     segmenter = Segmenter.load()
     if slices:
         chest = read_folder(CHEST).volume

@@ -24,6 +24,7 @@ from benchmarks.studies import ABDOMEN, CHEST
 from ctsam3d.imaging import device_resample
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.volume import Volume
+from ctsam3d.network.allocator import keep_freed_memory
 from ctsam3d.network.precision import Precision
 from ctsam3d.segmentation.result import StudySegmentation
 from ctsam3d.segmentation.segmenter import Segmenter, Settings
@@ -38,6 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> Iterator[Figure]:
+    keep_freed_memory()
     clock = clock_on(chosen.clock, chosen.device)
     segmenters = _segmenters(chosen.device)
     known = next(iter(segmenters.values())).structures
