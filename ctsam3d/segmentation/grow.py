@@ -7,13 +7,16 @@
    peak worth the name: the frontier around it is closed, the structure ends there.
 4. The new cube's answer must agree with what is known of the part that it shares with it, or it is dropped and its
    frontier closed: this is what keeps a leak from running through the body.
-5. Until the frontier is empty, or the number of cubes or the volume of the mask reaches its bound.
+5. A mask that is larger than its structure can be has leaked: what lies beyond a neck that leaves few enough is taken
+   from it, and never gone to again.
+6. Until the frontier is empty, the number of cubes reaches its bound, or the mask is far too large and has no neck.
 
 The order of steps depends on the volume and the clicks alone, so the same input gives the same mask.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,10 +28,13 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
 from ctsam3d.segmentation.decoder import VoxelClick
-from ctsam3d.segmentation.patches import Box, Patch, patch_around
+from ctsam3d.segmentation.neck import beyond_what_is_possible
+from ctsam3d.segmentation.patches import Box, Patch, patch_around, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
+_SUSPICIOUS_AGAIN = 1.1  # times the volume at which no neck was found, at which one is looked for again
+_GIVEN_UP = 1.5  # times the largest volume that is thought possible, beyond which growing ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +100,29 @@ def grow(
         answer: decodes one cube.
         propose: cross-patch prompting, or None to click on the frontier itself.
         settings: bounds and gates.
-        most_voxels: of the mask, beyond which it has leaked for certain.
+        most_voxels: that the structure can have, as far as is known: with more, the mask has leaked.
     """
     growing = _Growing(name, shape, tuple(clicks), answer, settings)
     for click in clicks:
         if click.positive and not growing.is_seen(click.zyx):
             growing.take(click.zyx, trusted=True)
     bounded = False
+    suspicious = most = math.inf if most_voxels is None else most_voxels
     while (block := growing.next_block()) is not None:
         voxels = growing.canvas.mask_voxels
-        if growing.cubes >= settings.most_cubes or (most_voxels is not None and voxels > most_voxels):
+        if voxels > suspicious:
+            if growing.cut_back(int(most)):
+                continue
+            suspicious = _SUSPICIOUS_AGAIN * voxels
+        if growing.cubes >= settings.most_cubes or voxels > _GIVEN_UP * most:
             bounded = True
             break
         centre = growing.clearest(block) if propose is None else growing.proposed(block, propose)
         # nothing to click on there, or it contradicts what is known
         if centre is None or not growing.take(centre, trusted=False):
             growing.close(block)
+    if growing.canvas.mask_voxels > suspicious:
+        growing.cut_back(int(most))
     return Grown(growing.canvas, growing.cubes, growing.dropped, bounded)
 
 
@@ -164,6 +177,21 @@ class _Growing:
     def close(self, block: tuple[int, int, int]) -> None:
         """Look no further at a block and those around it."""
         self.seen[_box(block, 1)] = True
+
+    def cut_back(self, most_voxels: int) -> bool:
+        """Take from the mask what lies beyond the neck that leaves so few voxels; False where there is none."""
+        box = self.canvas.touched().box
+        inside = [
+            within(box, click.zyx) for click in self.clicks if click.positive and self.is_seen(click.zyx)
+        ]
+        leak = beyond_what_is_possible(self.canvas.mask(box), inside, most_voxels)
+        if not leak.any():
+            return False
+        self.canvas.clear(box, leak)
+        self._update(box)
+        corner = [s.start for s in box]
+        self.seen[tuple(((np.argwhere(leak) + corner) // COARSE_FACTOR).T)] = True
+        return True
 
     def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
         """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it.

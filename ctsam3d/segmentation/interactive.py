@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth, grow
 from ctsam3d.segmentation.neck import beyond_the_neck
-from ctsam3d.segmentation.patches import Box, Patch, patch_around
+from ctsam3d.segmentation.patches import Box, Patch, patch_around, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _HELD_WELL = 24  # voxels from a cube's centre along any axis
@@ -57,7 +57,7 @@ class ClickedStructure:
             decoder: with the weights.
             growth: bounds and gates.
             cross_patch: the weights hold a cross-patch predictor that was trained.
-            most_voxels: of the mask, beyond which it has leaked for certain.
+            most_voxels: that the structure can have, as far as is known.
             begun: a box of the grid and the probability there, to be corrected; else it grows from clicks alone.
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
@@ -123,15 +123,15 @@ class ClickedStructure:
         box = self.canvas.touched().box
         if not all(part.start <= i < part.stop for i, part in zip(click.zyx, box, strict=True)):
             return
-        right = [_within(box, c.zyx) for c in self.clicks if c.positive]
-        leak = beyond_the_neck(self.canvas.mask(box), right, _within(box, click.zyx))
+        right = [within(box, c.zyx) for c in self.clicks if c.positive]
+        leak = beyond_the_neck(self.canvas.mask(box), right, within(box, click.zyx))
         self.canvas.clear(box, leak)
 
     def _drop_what_is_cut_off(self) -> None:
         """Keep the pieces of the mask that a positive click lies in; all of them where none does."""
         box = self.canvas.touched().box
         pieces = cc3d.connected_components(self.canvas.mask(box).view(np.uint8), connectivity=26)
-        own = {int(pieces[_within(box, c.zyx)]) for c in self.clicks if c.positive} - {0}
+        own = {int(pieces[within(box, c.zyx)]) for c in self.clicks if c.positive} - {0}
         if own:
             self.canvas.clear(box, ~np.isin(pieces, [0, *own]))
 
@@ -149,9 +149,3 @@ class ClickedStructure:
     def _propose(self, patch: Patch, mask: NDArray[np.float32], neighbour: Patch) -> NDArray[np.float32]:
         heat: NDArray[np.float32] = self.decoder.heat(self.hu, patch, mask, [neighbour])[0]
         return heat
-
-
-def _within(box: Box, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A voxel of the grid as one of a box of it."""
-    z, y, x = (i - part.start for i, part in zip(voxel, box, strict=True))
-    return z, y, x

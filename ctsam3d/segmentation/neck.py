@@ -50,11 +50,43 @@ def beyond_the_neck(
         low, high = (middle, high) if joined(middle) is None else (low, middle)
     if high > _NARROW * depth[outside] or (leak := joined(high)) is None:
         return none
+    return _nearer(mask, leak, (depth > high) & ~leak)
+
+
+def beyond_what_is_possible(
+    mask: NDArray[np.bool_], inside: Sequence[tuple[int, int, int]], most_voxels: int
+) -> NDArray[np.bool_]:
+    """Voxels (z, y, x) to take from a mask that is larger than its structure can be, beyond as wide a neck as must be.
+
+    Args:
+        mask: (z, y, x).
+        inside: voxels of the structure; those that are not in the mask do not count.
+        most_voxels: that the structure can have. Where no neck leaves so few, nothing is taken.
+    """
+    none = np.zeros(mask.shape, dtype=bool)
+    depth = edt.edt(mask, black_border=True)
+    depths = [float(depth[voxel]) for voxel in inside if mask[voxel]]
+    # worn down further, nothing would be left where the clicks are
+    for level in range(int(np.ceil(min(depths, default=0)))):
+        deeper = depth > level
+        pieces = cc3d.connected_components(deeper.view(np.uint8), connectivity=6)
+        own = np.isin(pieces, [pieces[voxel] for voxel in inside if mask[voxel]])
+        if np.count_nonzero(own) > most_voxels:
+            continue
+        beyond = _nearer(mask, deeper & ~own, own)
+        if np.count_nonzero(mask) - np.count_nonzero(beyond) <= most_voxels:
+            return beyond
+    return none
+
+
+def _nearer(
+    mask: NDArray[np.bool_], these: NDArray[np.bool_], others: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Voxels of a mask that lie nearer to these than to others; none where there are no others."""
+    if not these.any() or not others.any():
+        return np.zeros(mask.shape, dtype=bool)
     # what was worn away belongs to the nearer of what is left
-    rest = (depth > high) & ~leak
-    if not rest.any():
-        return none
-    nearer: NDArray[np.bool_] = mask & (edt.edt(~leak) < edt.edt(~rest))
+    nearer: NDArray[np.bool_] = mask & (edt.edt(~these) < edt.edt(~others))
     return nearer
 
 

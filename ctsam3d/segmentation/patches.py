@@ -22,6 +22,12 @@ def shifted(box: Box, origin_zyx: tuple[int, int, int]) -> Box:
     return z, y, x
 
 
+def within(box: Box, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A voxel of the grid as one of a part of it."""
+    z, y, x = (i - part.start for i, part in zip(voxel, box, strict=True))
+    return z, y, x
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """A cube of the model grid and the click at its centre.

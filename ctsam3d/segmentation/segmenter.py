@@ -45,8 +45,6 @@ from ctsam3d.segmentation.stitch import LabelMap
 
 __all__ = ["LOCALIZER_FILE", "Segmenter", "Settings", "weights_path"]
 
-_LEAKED = 1.5  # times the largest plausible volume, beyond which a growing structure is not followed
-
 
 def weights_path(name: str | Path) -> Path:
     """The file of bundled weights by name, or a path as it is.
@@ -202,7 +200,7 @@ class Segmenter:
         known = named(name)
         most_voxels = None
         if known is not None and known.plausible_ml is not None:
-            most_voxels = int(_LEAKED * known.plausible_ml[1] / grid.geometry.voxel_volume_ml)
+            most_voxels = int(known.plausible_ml[1] / grid.geometry.voxel_volume_ml)
         return ClickedStructure(
             name, grid.hu, self._decoder, self.settings.growth,
             cross_patch=self.cross_patch, most_voxels=most_voxels,

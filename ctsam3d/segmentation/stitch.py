@@ -102,6 +102,7 @@ class Canvas:
 
     def clear(self, box: Box, where: NDArray[np.bool_]) -> None:
         """No probability at some voxels of a box."""
+        self.mask_voxels -= int(np.count_nonzero(self.mask(box) & where))
         self.sums[self._within(box)][where] = 0
 
     def over(self, patch: Patch) -> NDArray[np.float32]:

@@ -119,6 +119,30 @@ def test_growth_is_bounded() -> None:
     assert not free.bounded and mask_of(free).all()
 
 
+@pytest.mark.parametrize("slack", [1.05, 1.4])
+def test_what_leaks_beyond_what_is_possible_is_cut_back_to_the_lobe_that_was_clicked_on(slack: float) -> None:
+    both, lobe = two_lobes(), two_lobes() & (Z < 88)
+    most = int(slack * lobe.sum())
+    grown = grow("liver", SHAPE, [VoxelClick((45, 95, 90))], knowing(both), None, Growth(), most)
+    found = mask_of(grown)
+    assert not grown.bounded and found[lobe & (Z < 85)].all()
+    assert not found[both & (Z > 115)].any()  # of the bridge some is left
+    assert grown.canvas.mask_voxels == found.sum() <= most
+
+
+def test_growth_goes_on_where_it_stood_when_a_leak_was_cut_off() -> None:
+    """The leak is met first, close to the click, and the structure is a long way on the other side."""
+    rod = (abs(Y - 95) < 10) & (abs(X - 90) < 10) & (Z > 30)
+    leak = ((Z - 45) ** 2 + (Y - 140) ** 2 + (X - 90) ** 2 < 30**2) | (
+        (abs(Z - 45) < 3) & (abs(X - 90) < 3) & (Y >= 95) & (Y < 140)
+    )
+    most = int(1.1 * rod.sum())
+    grown = grow("part", SHAPE, [VoxelClick((45, 95, 90))], knowing(rod | leak), None, Growth(), most)
+    found = mask_of(grown)
+    assert not grown.bounded and found[rod].all()
+    assert (found & ~rod).sum() < 0.05 * rod.sum()
+
+
 def test_cross_patch_prompting_says_where_to_click_and_where_the_structure_ends() -> None:
     truth = tube()
     inside = np.argwhere(truth)
