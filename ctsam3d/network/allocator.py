@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Keep up to 2 GiB of freed memory, arrays of up to 1 GiB included; whether the C library can be told to.
 
     glibc gives each large array pages of its own and hands them back when it is freed; the next one faults every page
-    in anew. In segmenting a study that is a fifth of all CPU time. Call it before much is allocated.
+    in anew. In segmenting a study that is an eighth of all CPU time. Call it before much is allocated.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
