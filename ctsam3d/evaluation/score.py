@@ -106,12 +106,15 @@ def score_case(
         if not most_clicks or not truth.any():
             continue
         mask = prompts.get(target.classes[0]) if len(target.classes) == 1 else None
-        for method, prompt in zip(CLICKED, (None, mask), strict=True):
+        # where there is no mask to correct, clicks alone are what corrects it
+        asked_for = {CLICKED: None} if mask is None else {(Method.CLICKS,): None, (Method.CORRECTED,): mask}
+        for methods, prompt in asked_for.items():
             for state in clicked(
                 segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt
             ):
                 last = state.clicks == most_clicks
-                yield _clicked(case, target, method, state, truth, truncated, last=last)
+                for method in methods:
+                    yield _clicked(case, target, method, state, truth, truncated, last=last)
 
 
 def _automatic(
