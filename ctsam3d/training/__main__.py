@@ -6,7 +6,7 @@ cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
 cross_validate  cache -> folder of runs, one a fold, and scores.csv of every case by the localizer that never saw it
 plot        run folder -> PNG of losses, validation and speed
-export      run folder -> safetensors with facts of the training
+export      run folder, or a weights file to add a cross-patch part to -> safetensors with facts of the training
 calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out and which refined masks are
             believed, into a file of weights fresh from export
 """
@@ -210,29 +210,38 @@ def _export(options: argparse.Namespace) -> None:
     from ctsam3d.network.weights_file import WeightsFacts
     from ctsam3d.prompting import coarse
 
-    state = torch.load(options.run / "state.pt", map_location="cpu", weights_only=True)
-    facts = {"steps": state["step"], **json.loads(options.facts)}
+    facts = json.loads(options.facts)
     if options.network == "localizer":
+        average, steps = _averaged(options.run)
         header = WeightsFacts(
             network="localizer", windows_hu=coarse.WINDOWS_HU, spacing_mm=coarse.SPACING_MM, licence=_LICENCE,
-            training={"classes": list(CLASSES), **facts},
+            training={"classes": list(CLASSES), "steps": steps, **facts},
         )  # fmt: skip
-        tensors = {k: v.half() for k, v in coarse.weights_of(state["average"]).items()}
+        tensors = {k: v.half() for k, v in coarse.weights_of(average).items()}
         checkpoint.save_tensors(options.out, tensors, header)
     else:
-        network = build(options.network)
-        network.load_state_dict(state["average"])
-        recipe = read_recipes(options.recipe).of["cubes"]
-        trained: dict[str, object] = {
-            "coarse_prompt": recipe.coarse_prompt > 0,
-            "cross_patch": "aligned" if options.cross_patch is not None else False,
-        }
+        trained: dict[str, object]
+        if options.run.is_file():
+            network, info = checkpoint.load(options.run)
+            trained = dict(info.facts.training)
+        else:
+            network = build(options.network)
+            average, steps = _averaged(options.run)
+            network.load_state_dict(average)
+            recipe = read_recipes(options.recipe).of["cubes"]
+            trained = {"steps": steps, "coarse_prompt": recipe.coarse_prompt > 0, "cross_patch": False}
         if options.cross_patch is not None:
-            predictor = torch.load(options.cross_patch / "state.pt", map_location="cpu", weights_only=True)
-            network.cpp_predictor.load_state_dict(predictor["average"])
-            trained["cross_patch_steps"] = predictor["step"]
+            average, steps = _averaged(options.cross_patch)
+            network.cpp_predictor.load_state_dict(average)
+            trained |= {"cross_patch": "aligned", "cross_patch_steps": steps}
         checkpoint.save(options.out, network, {**trained, **facts}, licence=_LICENCE, dtype=torch.float16)
     print(options.out)
+
+
+def _averaged(run: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The averaged weights of a run folder, and after how many steps."""
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    return state["average"], state["step"]
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -334,7 +343,7 @@ def main() -> None:
         training.set_defaults(run_command=command)
 
     export = commands.add_parser("export")
-    export.add_argument("run", type=Path)
+    export.add_argument("run", type=Path, help="run folder, or a weights file")
     export.add_argument("network", help="localizer, or the size of a cube network")
     export.add_argument("out", type=Path)
     export.add_argument("--cross-patch", type=Path, help="run folder of a cube network's cross-patch part")
