@@ -163,4 +163,7 @@ def _silence() -> Iterator[None]:
 def nodes() -> list[Node]:
     """The machines of the cluster that are alive."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
+    return [
+        Node(float(node.get("CPU", 0)), float(node.get("GPU", 0)), float(node.get("memory", 0)))
+        for node in alive
+    ]

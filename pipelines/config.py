@@ -70,12 +70,13 @@ class Resources:
 
     Attributes:
         address: of a running Ray cluster; None takes RAY_ADDRESS, or else starts a cluster of one's own.
-        replicas: actors that hold the weights; None fills the cluster (its GPUs, or its CPUs less one).
+        replicas: actors that hold the weights; None fills the cluster (its GPUs, or its CPUs less one in eight, as far
+            as there is memory).
         gpus: to count on where an autoscaler adds them when asked; None counts those that are there.
         gpus_per_replica: share of a GPU a replica takes where the cluster has GPUs.
         cpus_per_load: share of a CPU a decoding task takes; never a replica's, or Ray would fuse the two.
         cpus_per_commit: share of a CPU a measuring and writing task takes.
-        torch_threads: of each replica; None divides a node's cores among its replicas.
+        torch_threads: of each replica; None divides the cores among the replicas.
         fetch_threads: objects of one series fetched at a time.
         decode_timeout_s: CPU time that parsing and decoding one series may take, and time it may stand still.
         decode_memory_bytes: address space it may take; None reckons it from the series' size.

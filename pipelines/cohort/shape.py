@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.config import ConfigError, Resources
 
 _THREADS_AT_MOST = 4  # a 64^3 cube does not keep more cores busy than this
+_REPLICA_BYTES = 4 << 30  # of a replica on CPUs with a study of 512 x 512 x 1000
 _CPUS_PER_SPARE = 8  # one core in eight loads, measures and writes
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one machine offers, in Ray's logical units."""
+    """What one machine offers, in Ray's logical units.
+
+    Attributes:
+        cpus, gpus: how many.
+        memory_bytes: for tasks and actors.
+    """
 
     cpus: float
     gpus: float
+    memory_bytes: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,10 @@ def spare_cpus(cpus: float) -> int:
 def replica_shape(nodes: Sequence[Node], resources: Resources, series: int) -> ReplicaShape:
     """Fill the cluster's GPUs, or its CPUs but for the spare ones; never more replicas than series.
 
+    On CPUs many replicas of few threads get more done than few of many: one study's stages do not all use several
+    threads, and threads wait for one another, most of all where loading and writing take a core from them. So there are
+    as many as memory has room for, and they share the cores.
+
     Raises:
         ConfigError: a cluster too small for one replica and one loading task side by side.
     """
@@ -68,9 +80,16 @@ def replica_shape(nodes: Sequence[Node], resources: Resources, series: int) -> R
         return ReplicaShape(max(1, count), 0.0, share, threads)
     free = cpus - spare_cpus(cpus)
     largest = max(node.cpus for node in nodes)
-    wanted = resources.torch_threads or min(_THREADS_AT_MOST, free / (resources.replicas or 1), largest)
-    threads = max(1, int(wanted))
-    count = min(resources.replicas or int(free // threads), int(free // threads), series)
+    rooms = sum(max(1.0, node.memory_bytes / _REPLICA_BYTES) for node in nodes)
+    replicas = int(min(resources.replicas or min(free, rooms), series))
+
+    def fitting(threads: int) -> int:
+        return min(replicas, int(free // threads))
+
+    # of numbers of threads that leave the fewest cores idle the smallest
+    choices = range(1, max(1, int(min(_THREADS_AT_MOST, largest))) + 1)
+    threads = resources.torch_threads or max(choices, key=lambda n: (fitting(n) * n, -n))
+    count = fitting(threads)
     if count < 1:
         raise ConfigError(
             f"resources.torch_threads: found {threads}, expected at most {int(min(free, largest))}"

@@ -16,6 +16,24 @@ def test_replicas_of_a_cluster_of_ones_own_use_every_core_and_leave_cpus_to_load
     assert shape.cpus != Resources().cpus_per_load  # equal shares would be fused
 
 
+@pytest.mark.parametrize(
+    ("gigabytes", "count", "threads"), [(64, 14, 1), (33, 7, 2), (16, 4, 3), (8, 2, 4), (1, 1, 4)]
+)
+def test_replicas_are_as_many_as_memory_has_room_for_and_share_the_cores(
+    gigabytes: int, count: int, threads: int
+) -> None:
+    node = Node(16, 0, gigabytes * 2**30)
+    shape = replica_shape([node], Resources(), series=10_000)
+    assert (shape.count, shape.torch_threads) == (count, threads)
+    asked = replica_shape([node], Resources(torch_threads=2), series=10_000)
+    assert (asked.count, asked.torch_threads) == (min(count, 7), 2)
+
+
+def test_few_series_get_more_threads_each() -> None:
+    shape = replica_shape([Node(16, 0, 64 * 2**30)], Resources(), series=5)
+    assert (shape.count, shape.torch_threads) == (4, 3)
+
+
 @pytest.mark.parametrize("cpus", [2.0, 3.0, 7.0, 32.0])
 def test_a_cluster_of_small_machines_gets_replicas_that_fit_on_one(cpus: float) -> None:
     nodes = [Node(cpus, 0)] * 4
