@@ -20,7 +20,7 @@ Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 SERIES = 6
-STALL_S = 20.0
+STALL_S = 30.0
 WORKER = {"num_cpus": 3}
 
 

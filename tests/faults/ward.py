@@ -34,7 +34,8 @@ MAX_ATTEMPTS = 2
 DEATHS = 2 * MAX_ATTEMPTS + MAX_ATTEMPTS + 2  # of 2 and 3, of 6, of 1 and 7
 CONFIG = {
     "limits": {"min_extent_mm": 0.0, "check_hounsfield": False},
-    "resources": {"max_attempts": MAX_ATTEMPTS, "series_memory_bytes": 900 << 20},
+    # one replica, so that its starts can be counted
+    "resources": {"replicas": 1, "max_attempts": MAX_ATTEMPTS, "series_memory_bytes": 900 << 20},
 }
 
 T = TypeVar("T")
