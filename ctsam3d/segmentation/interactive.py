@@ -5,8 +5,9 @@
    and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
    is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
 3. A positive click with nothing of the structure around it begins another part, which grows likewise.
-4. A negative click in a leak undoes all of it, up to the leak's neck (`neck`). A structure that grew from clicks hangs
-   together with them besides: what a correction cuts off of it goes.
+4. A structure that grew from clicks hangs together with them: a negative click in a leak undoes all of it, up to the
+   leak's neck (`neck`), and what a correction cuts off goes. Of a mask that was there it is not known which part is
+   meant: there each click counts in its cube alone.
 
 A click so costs one cube, whose embedding may be there already, and changes nothing farther away than that but a leak.
 """
@@ -98,7 +99,7 @@ class ClickedStructure:
         self.bounded |= grown.bounded
 
     def _correct(self, click: VoxelClick) -> None:
-        if not click.positive:
+        if not click.positive and self.grown:
             self._cut_off_what_it_hangs_on(click)
         patch = self._cube_for(click)
         # the cube's own click first, then in the order in which they were made

@@ -25,15 +25,14 @@ def beyond_the_neck(
 
     Args:
         mask: (z, y, x).
-        inside: voxels of the structure; those that are not in the mask do not count, and where none does it is the
-            mask's deepest voxel.
+        inside: voxels of the structure; those that are not in the mask do not count.
         outside: a voxel that the mask should not cover.
     """
     none = np.zeros(mask.shape, dtype=bool)
-    if not mask[outside]:
+    inside = [voxel for voxel in inside if mask[voxel]]
+    if not mask[outside] or not inside:
         return none
     depth = edt.edt(mask, black_border=True)
-    inside = [voxel for voxel in inside if mask[voxel]] or [_deepest(depth)]
 
     def joined(level: float) -> NDArray[np.bool_] | None:
         """What hangs together with the wrong click where the mask is deeper than this; None if an inside click does."""
@@ -88,8 +87,3 @@ def _nearer(
     # what was worn away belongs to the nearer of what is left
     nearer: NDArray[np.bool_] = mask & (edt.edt(~these) < edt.edt(~others))
     return nearer
-
-
-def _deepest(depth: NDArray[np.float32]) -> tuple[int, int, int]:
-    z, y, x = (int(i) for i in np.unravel_index(int(depth.argmax()), depth.shape))
-    return z, y, x

@@ -147,3 +147,9 @@ def test_a_mask_that_is_there_is_corrected_where_it_is_clicked_on_and_stays_else
     assert len(decoder.asked) == 1 and not corrected[30, 30, 150:190].any()
     # it did not grow from clicks, so that nothing has to hang together with one
     assert corrected[30, 30, 20:130].all() and corrected[30, 30, 210:228].all()
+
+
+def test_of_a_mask_that_is_there_no_part_is_cut_off_at_a_neck() -> None:
+    structure = clickable(Leaking(NECKED), (EVERYWHERE, (INSIDE | NECKED).astype(np.float32)))
+    corrected = mask_of(structure.click([FIRST, VoxelClick((30, 30, 200), positive=False)]))
+    assert corrected[30, 30, 145:160].all() and not corrected[30, 30, 190:210].any()
