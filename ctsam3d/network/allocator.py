@@ -6,9 +6,8 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 _KEPT_BYTES = (1 << 31) - 1
-_SHARED_BYTES = (
-    1 << 25
-)  # larger arrays have pages of their own, or the heap would end up in pieces too small for them
+# larger arrays have pages of their own, or the heap would end up in pieces too small for them
+_LARGEST_KEPT_BYTES = 1 << 25
 
 
 def keep_freed_memory() -> bool:
@@ -21,4 +20,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_M_MMAP_THRESHOLD, _SHARED_BYTES))
+    return bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES))

@@ -62,20 +62,19 @@ def beyond_what_is_possible(
         inside: voxels of the structure; those that are not in the mask do not count.
         most_voxels: that the structure can have. Where no neck leaves so few, nothing is taken.
     """
-    none = np.zeros(mask.shape, dtype=bool)
     depth = edt.edt(mask, black_border=True)
-    depths = [float(depth[voxel]) for voxel in inside if mask[voxel]]
+    inside = [voxel for voxel in inside if mask[voxel]]
     # worn down further, nothing would be left where the clicks are
-    for level in range(int(np.ceil(min(depths, default=0)))):
+    for level in range(int(np.ceil(min((depth[voxel] for voxel in inside), default=0)))):
         deeper = depth > level
         pieces = cc3d.connected_components(deeper.view(np.uint8), connectivity=6)
-        own = np.isin(pieces, [pieces[voxel] for voxel in inside if mask[voxel]])
+        own = np.isin(pieces, [pieces[voxel] for voxel in inside])
         if np.count_nonzero(own) > most_voxels:
             continue
         beyond = _nearer(mask, deeper & ~own, own)
         if np.count_nonzero(mask) - np.count_nonzero(beyond) <= most_voxels:
             return beyond
-    return none
+    return np.zeros(mask.shape, dtype=bool)
 
 
 def _nearer(
