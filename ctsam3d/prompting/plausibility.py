@@ -15,6 +15,12 @@ from scipy import ndimage
 _SOFT_TISSUE_HU = -300.0
 _BRIDGE_BLOCKS = 4  # gaps of a thin chest wall that are closed, 24 mm
 _LEAST_PART = 0.02  # of the trunk, that an arm or a leg beside it has at least
+_THIN_WALL_HU = -500.0  # of a block that a wall of less than its 6 mm shares with air, and that no lung has
+_WALL_BLOCKS = 3  # thickness that an opening takes for a table's shell
+_LEAST_ENCLOSED = 20  # blocks, 4 ml
+_OF_THE_BODY = (
+    0.2  # of what encloses a lung: heart, spine and diaphragm, however thin its wall; of a table none is
+)
 
 # Heights of the body, from the feet up; a structure that is in none may lie anywhere.
 _HEIGHTS: tuple[tuple[str, ...], ...] = (
@@ -80,14 +86,43 @@ def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     disc = np.hypot(*np.mgrid[-margin : margin + 1, -margin : margin + 1]) <= margin
     for z in range(len(body)):
         closed = ndimage.binary_closing(np.pad(body[z], margin), disc)[margin:-margin, margin:-margin]
-        for border in (closed[0], closed[-1], closed[:, 0], closed[:, -1]):
-            cut = np.flatnonzero(border)
-            if cut.size:  # a lung that the image cuts through is open to its edge: shut it there
-                border[cut[0] : cut[-1] + 1] = True
-        body[z] = ndimage.binary_fill_holes(closed)
+        body[z] = _filled(closed)
+    body |= _behind_thin_walls(hu, body)
     # slices in which a lung ran out through a hole in a thin wall, between slices in which it did not
     tall = np.pad(body, ((margin, margin), (0, 0), (0, 0)), mode="edge")
     return ndimage.binary_closing(tall, np.ones((2 * margin + 1, 1, 1)))[margin:-margin]
+
+
+def _filled(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A slice (y, x) with all that its solid parts enclose, in the image or together with its edges."""
+    shut = solid.copy()
+    for border in (shut[0], shut[-1], shut[:, 0], shut[:, -1]):
+        cut = np.flatnonzero(border)
+        if cut.size:  # a lung that the image cuts through is open to its edge: shut it there
+            border[cut[0] : cut[-1] + 1] = True
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(shut)
+    return filled
+
+
+def _behind_thin_walls(hu: NDArray[np.float32], body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What is enclosed by the body and by walls too thin to be told from a table's shell, with these walls.
+
+    Of a thin chest wall an opening leaves nothing along whole slices, and the lungs behind it lie open.
+    """
+    solid = hu > _THIN_WALL_HU
+    enclosed = np.stack([_filled(of_slice) for of_slice in solid]) & ~solid & ~body
+    pieces, _ = ndimage.label(enclosed)
+    found = np.zeros_like(body)
+    for piece, tight in enumerate(ndimage.find_objects(pieces), 1):
+        box = tuple(slice(max(0, side.start - _WALL_BLOCKS), side.stop + _WALL_BLOCKS) for side in tight)
+        inside = pieces[box] == piece
+        if np.count_nonzero(inside) < _LEAST_ENCLOSED:
+            continue
+        around = ndimage.binary_dilation(inside) & solid[box]
+        if body[box][around].mean() >= _OF_THE_BODY:
+            found[box] |= inside
+            found[box] |= ndimage.binary_dilation(inside, iterations=_WALL_BLOCKS) & solid[box]
+    return found
 
 
 def implausible(centres_z_mm: Mapping[str, float], weights: Mapping[str, float]) -> set[str]:

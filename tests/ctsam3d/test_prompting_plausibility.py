@@ -42,6 +42,18 @@ def test_slices_whose_wall_has_a_hole_are_closed_by_their_neighbours() -> None:
     assert body_mask(torn)[:, 25, 20].all()
 
 
+def test_lungs_behind_a_wall_as_thin_as_a_tables_shell_belong_with_it() -> None:
+    y, x = np.mgrid[:60, :70]
+    hu = _trunk()
+    ribcage = ((y - 25) / 16.0) ** 2 + ((x - 35) / 26.0) ** 2
+    hu[:, (ribcage <= 1) & (np.abs(x - 35) > 8)] = -850  # the heart and the spine are all that is thick
+    hu[:, (ribcage <= 1.1) & (ribcage >= 0.95) & (hu[0] < 0)] = -200
+    body = body_mask(hu)
+    assert body[:, 25, 15].all() and body[:, 25, 55].all()
+    assert body[:, 25, 9].all()  # the wall
+    assert not body[:, 44:].any()  # the table encloses foam likewise
+
+
 def test_air_has_no_body() -> None:
     assert not body_mask(np.full((4, 9, 9), -1000.0, dtype=np.float32)).any()
 
