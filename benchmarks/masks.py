@@ -22,7 +22,7 @@ from ctsam3d.outcome import Status
 from ctsam3d.segmentation.segmenter import Segmenter
 from pipelines import parquet
 from pipelines.label_map import decode_label_map
-from pipelines.masks import MaskRow, decode_inside, encode_label
+from pipelines.masks import ROW_COLUMNS, MaskRow, decode_inside, encode_label
 from pipelines.records import Record, StructureRow, encode_record, read_record
 from pipelines.schemas import MASKS
 from tests.pipelines.outputs import make_run, series_ref
@@ -84,8 +84,8 @@ def _encoded(labels: NDArray[np.uint8], ids: Mapping[str, int], volume: Volume) 
 
 
 def _rows(table: bytes) -> pa.Table:
-    """The rows of a file of the masks' table."""
-    return parquet.read(table, MASKS)[0]
+    """The rows of a file of the masks' table, with the columns that an export reads."""
+    return parquet.read(table, MASKS, ["series_key", "structure", *ROW_COLUMNS])[0]
 
 
 def _masks(rows: pa.Table) -> Iterator[NDArray[np.bool_]]:

@@ -11,10 +11,12 @@ import pyarrow as pa
 from ctsam3d.imaging.nifti import write_labels
 from pipelines.identity import is_uid
 from pipelines.label_map import MAX_LABEL, decode_label_map
-from pipelines.masks import MaskDamaged, MaskRow
+from pipelines.masks import ROW_COLUMNS, MaskDamaged, MaskRow
 from pipelines.parquet import ParquetDamaged
 from pipelines.shards import MASK_FILES, SERIES_FILES, SeriesIndex, read_shard
 from pipelines.store import Store
+
+_COLUMNS = ["series_key", "structure", *ROW_COLUMNS]  # to set up the others takes as long as to read these
 
 
 class ExportError(Exception):
@@ -51,7 +53,8 @@ def _export(output: Store, destination: Path, series_uid: str | None) -> Iterato
         if series_uid is not None:
             wanted = {key: uid for key, uid in wanted.items() if uid == series_uid}
         for key in sorted(wanted):
-            masks = SeriesIndex(read_shard(output, MASK_FILES, MASK_FILES.shard(key))).rows(key)
+            shard_rows = read_shard(output, MASK_FILES, MASK_FILES.shard(key), _COLUMNS)
+            masks = SeriesIndex(shard_rows).rows(key)
             if masks.num_rows:
                 name = _folder_name(wanted[key], key, written)
                 written.add(name)

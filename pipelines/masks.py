@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,9 @@ class MaskRow:
         if not _is_plausible(encoding, len(bits), inside) or not 1 <= voxels <= inside:
             raise MaskDamaged(f"{len(bits)} bytes and {voxels} voxels for a box of {inside} voxels")
         return cls(bbox, shape, affine, encoding, bits, voxels)
+
+
+ROW_COLUMNS = tuple(f.name for f in fields(MaskRow))  # of the masks table, that `MaskRow.from_columns` reads
 
 
 def encode_mask(mask: NDArray[np.bool_], geometry: Geometry) -> MaskRow | None:
