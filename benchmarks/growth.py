@@ -33,6 +33,9 @@ _QUERIES = {
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", nargs="+", type=int, default=[10, 100], help="of a run")
+    parser.add_argument(
+        "--ray", action="store_true", help="the same runs on Ray besides: the driver's memory"
+    )
     parser.add_argument("--objects", type=int, default=10_000, help="to discover")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the structures table")
 
@@ -47,6 +50,9 @@ def run(chosen: argparse.Namespace) -> Iterator[Figure]:
     yield from against("growth", seconds, "s/series", first, "run, ")
     yield from against("growth", publishing, "s/series", first, "publish, ")
     yield from against("growth", peaks, "byte", first, "run, peak memory, ")
+    if chosen.ray:
+        drivers = {f"{count} series": _measured("ray", count, chosen.clock)[2] for count in chosen.series}
+        yield from against("growth", drivers, "byte", first, "run on Ray, the driver's peak memory, ")
     manifests = {f"{count} series": _measured("manifest", count, chosen.clock)[2] for count in chosen.series}
     yield from against(
         "growth", manifests, "byte", first, f"manifest of {_OBJECTS} objects a series, peak memory, "
@@ -124,7 +130,9 @@ def _alone(what: str, count: int, clock: Clock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in").mkdir()
-        _write_objects(root / "in", count * {"run": _SLICES, "discover": 1, "manifest": 0}[what])
+        _write_objects(
+            root / "in", count * {"run": _SLICES, "ray": _SLICES, "discover": 1, "manifest": 0}[what]
+        )
         started = clock()
         if what == "manifest":
             _gather(count)
@@ -146,7 +154,7 @@ def _alone(what: str, count: int, clock: Clock) -> None:
                 return done
 
             driver.publish = publish  # type: ignore[assignment]
-            summary = driver.run(stores, config, ThresholdSource(), in_process=True)
+            summary = driver.run(stores, config, ThresholdSource(), in_process=what != "ray")
             assert summary.series_by_status == {"ok": count}, summary.series_by_status
         took = clock() - started
     print(took, published, peak_bytes())

@@ -1,7 +1,7 @@
 """Read a labelled case folder into arrays on one grid: HU, label map, and what each label may mean.
 
 A case is `ct.nii.gz` (absent for a label map alone), `labels.nii.gz` and `labels.json` with `labels` (id -> name) and
-`annotated`. What is not annotated is unknown, not absent.
+`annotated`. What is not annotated is unknown, not absent. Of voxels with the id 255 nothing is known.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def known_classes(document: dict[str, object]) -> frozenset[str]:
     known = {c for name in names for c in classes_of(str(name)) if c != BACKGROUND}
     if len(names) > _NAMES_OF_A_WHOLE_BODY_LABELLING:
         known |= whole_body
-    elif not any(str(n).startswith("vertebrae_L") for n in names):
+    elif not any(n == "vertebrae" or str(n).startswith("vertebrae_L") for n in names):
         known.discard("vertebrae")  # one vertebra of a crop is not the spine
     if phantom:
         known -= {c for c in LOCALIZED if c.startswith(_NOT_IN_PHANTOMS)}

@@ -52,6 +52,7 @@ def test_what_lies_beyond_the_image_is_not_scored() -> None:
 def test_a_vertebra_alone_is_not_the_spine_but_a_whole_labelling_is() -> None:
     assert "vertebrae" not in known_classes({"annotated": ["aorta", "vertebrae_T12"]})
     assert "vertebrae" in known_classes({"annotated": [f"vertebrae_L{i}" for i in range(1, 6)]})
+    assert "vertebrae" in known_classes({"annotated": ["vertebrae"]})
     assert {"lung_left", "lung_right"} <= known_classes({"annotated": ["lung"]})
     # the duodenum is a structure of its own, and the small bowel whole without it
     assert known_classes({"annotated": ["small_bowel"]}) == {"small_bowel"}
