@@ -1,6 +1,7 @@
 """Train from the command line: `python -m ctsam3d.training COMMAND`.
 
 prepare     case folders -> compact caches (needs nibabel; the rest runs on torch, numpy, scipy and monai)
+review      images and what `ctsam3d segment` found in them -> case folders, of what somebody who looked found right
 localizer   cache -> run folder of the 6 mm network          (resumes where the run folder stopped)
 cubes       cache -> run folder of the cube network          (likewise)
 cross_patch cache -> run folder of its cross-patch part      (likewise)
@@ -29,6 +30,7 @@ from ctsam3d.network.allocator import keep_freed_memory
 from ctsam3d.network.precision import fast_in_half_precision
 from ctsam3d.training.loop import Schedule, train
 from ctsam3d.training.recipe import BUNDLED, Recipe, read_recipes
+from ctsam3d.training.review import BUNDLED as REVIEW
 
 _PHANTOMS = 6  # procedural ones
 _LICENCE = "CC-BY-NC-SA-4.0"
@@ -61,6 +63,14 @@ def _prepare(options: argparse.Namespace) -> None:
     for seed in range(_PHANTOMS):
         name = f"objects_phantom_{seed}"
         save(procedural(name, seed), options.cache / "cubes" / f"{name}.npz")
+
+
+def _review(options: argparse.Namespace) -> None:
+    from ctsam3d.training.review import read_reviews, write_case
+
+    for case, review in read_reviews(options.list).items():
+        write_case(options.data, options.segmented, case, review, options.out / case)
+        print(case, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +319,13 @@ def main() -> None:
         help="root mean square that images may be off by, for a small cache",
     )
     prepare.set_defaults(run_command=_prepare)
+
+    review = commands.add_parser("review")
+    review.add_argument("data", type=Path, help="folder of sets of cases, labelled or not")
+    review.add_argument("segmented", type=Path, help="CASE/labels.nii.gz and labels.json of each")
+    review.add_argument("out", type=Path, help="a set of cases, made")
+    review.add_argument("--list", type=Path, default=REVIEW, help="TOML file like the bundled one")
+    review.set_defaults(run_command=_review)
 
     networks = {"localizer": _localizer, "cubes": _cubes, "cross_patch": _cross_patch}
     for name, command in {**networks, "cross_validate": _cross_validate}.items():
