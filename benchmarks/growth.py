@@ -130,9 +130,7 @@ def _alone(what: str, count: int, clock: Clock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in").mkdir()
-        _write_objects(
-            root / "in", count * {"run": _SLICES, "ray": _SLICES, "discover": 1, "manifest": 0}[what]
-        )
+        _write_objects(root / "in", count * {"discover": 1, "manifest": 0}.get(what, _SLICES))
         started = clock()
         if what == "manifest":
             _gather(count)

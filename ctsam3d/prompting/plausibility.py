@@ -18,9 +18,7 @@ _LEAST_PART = 0.02  # of the trunk, that an arm or a leg beside it has at least
 _THIN_WALL_HU = -500.0  # of a block that a wall of less than its 6 mm shares with air, and that no lung has
 _WALL_BLOCKS = 3  # thickness that an opening takes for a table's shell
 _LEAST_ENCLOSED = 20  # blocks, 4 ml
-_OF_THE_BODY = (
-    0.2  # of what encloses a lung: heart, spine and diaphragm, however thin its wall; of a table none is
-)
+_OF_THE_BODY = 0.2  # of what encloses a lung: heart, spine, diaphragm, however thin the wall; of a table none
 
 # Heights of the body, from the feet up; a structure that is in none may lie anywhere.
 _HEIGHTS: tuple[tuple[str, ...], ...] = (
@@ -119,7 +117,7 @@ def _behind_thin_walls(hu: NDArray[np.float32], body: NDArray[np.bool_]) -> NDAr
         if np.count_nonzero(inside) < _LEAST_ENCLOSED:
             continue
         around = ndimage.binary_dilation(inside) & solid[box]
-        if body[box][around].mean() >= _OF_THE_BODY:
+        if around.any() and body[box][around].mean() >= _OF_THE_BODY:
             found[box] |= inside
             found[box] |= ndimage.binary_dilation(inside, iterations=_WALL_BLOCKS) & solid[box]
     return found

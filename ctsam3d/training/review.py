@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_c
 
 BUNDLED = Path(__file__).with_name("review.toml")
 UNKNOWN = 255  # label of voxels of which nothing is known
-_LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful, but of structures of many bones
-_MANY_BONES = {"ribs": 0.02, "costal_cartilages": 0.02, "vertebrae": 0.02}
+_LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
+_LEAST_BONE = 0.02  # likewise, of structures of many bones
+_MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
 _BEYOND_MM = 80.0  # how far above and below its slices a structure may go on unseen
 
 
@@ -61,7 +62,7 @@ def read_reviews(path: Path = BUNDLED) -> dict[str, Review]:
     known = {f.name for f in fields(Right)}
     for case, structures in document.items():
         for name, where in structures.items() if isinstance(structures, dict) else [("", None)]:
-            if not isinstance(where, dict) or not where.keys() <= known:
+            if not isinstance(where, dict) or not where.keys() <= known or not _are_numbers(where.values()):
                 raise ValueError(
                     f"{path.name}: [{case}] {name}: expected a table of {sorted(known)}, found {where!r}"
                 )
@@ -69,6 +70,10 @@ def read_reviews(path: Path = BUNDLED) -> dict[str, Review]:
         case: {name: Right(**where) for name, where in structures.items()}
         for case, structures in document.items()
     }
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(type(value) in (int, float) for value in values)
 
 
 def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path) -> None:
@@ -145,7 +150,8 @@ def _pieces(name: str, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDAr
     pieces = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    kept = np.isin(pieces, np.flatnonzero(sizes >= max(1, _MANY_BONES.get(name, _LEAST_PIECE) * sizes.max())))
+    least = _LEAST_BONE if name in _MANY_BONES else _LEAST_PIECE
+    kept = np.isin(pieces, np.flatnonzero(sizes >= max(1, least * sizes.max())))
     return kept, mask & ~kept
 
 

@@ -53,9 +53,10 @@ def test_a_structure_that_was_drawn_is_not_replaced_by_its_mask() -> None:
 def test_the_bundled_list_is_read_and_another_key_refused(tmp_path: Path) -> None:
     assert read_reviews()["cort_liver"]["spleen"] == Right(last=119)
     file = tmp_path / "list.toml"
-    file.write_text("[case]\nliver = { from = 3 }\n")
-    with pytest.raises(ValueError, match="list.toml: .case. liver: expected a table of"):
-        read_reviews(file)
+    for wrong in ("{ from = 3 }", '{ first = "3" }', "3"):
+        file.write_text(f"[case]\nliver = {wrong}\n")
+        with pytest.raises(ValueError, match="list.toml: .case. liver: expected a table of"):
+            read_reviews(file)
 
 
 def test_the_command_writes_cases_on_the_images_own_grid(
