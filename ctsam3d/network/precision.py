@@ -20,9 +20,10 @@ class Precision(StrEnum):
 
 
 def fast_in_half_precision(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32: GPUs of some years, CPUs with AMX."""
+    """Whether the hardware multiplies bfloat16 faster: GPUs of some years, CPUs with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 cannot tell
         return False
-    return bool(torch.cpu.get_capabilities().get("amx_tile"))
+    can = torch.cpu.get_capabilities()
+    return any(can.get(unit) for unit in ("amx_tile", "avx512_bf16"))

@@ -19,7 +19,7 @@ from torch import nn
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import Case, as_often, choose, load_cases
+from ctsam3d.training.cases import UNKNOWN, Case, as_often, choose, load_cases
 from ctsam3d.training.losses import partial_label_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint
 
@@ -119,7 +119,7 @@ def _prepare(case: Case) -> _Prepared:
             found = np.argwhere(case.labels == label)[::7].astype(np.int32)
             if len(found):
                 places[cls] = np.concatenate([places[cls], found]) if cls in places else found
-    whole = len(case.known) > 30
+    whole = len(case.known) > 30 and not (case.labels == UNKNOWN).any()
     body = body_of(case.labels, case.spacing_mm) if whole else None
     return _Prepared(case, case.allowed(), places, body)
 

@@ -12,12 +12,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
+
+from ctsam3d.training.half_precision import half_precision
 
 Batch = dict[str, torch.Tensor]
 
@@ -104,7 +107,7 @@ def train(
         torch.save({**state, "average": average, "step": step}, partial)
         partial.replace(state_file)
 
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=schedule.half_precision)
+    precision = partial(half_precision, device, enabled=schedule.half_precision)
     averaged = copy.deepcopy(model).eval() if validation else model
     loader = DataLoader(
         Steps(draw, step, schedule), batch_size=schedule.batch, num_workers=schedule.workers,
@@ -117,7 +120,7 @@ def train(
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
-            with autocast:
+            with precision():
                 loss, figures = loss_of(model, batch, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -140,7 +143,7 @@ def train(
             log.writerow(row)
             if validation and step % schedule.validate_every == 0:
                 averaged.load_state_dict(average)
-                with autocast:
+                with precision():
                     _append(folder / "validation.csv", {"step": step} | validation(averaged))
             now = time.monotonic()
             stop = time_limit_s is not None and now - started > time_limit_s

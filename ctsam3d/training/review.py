@@ -18,14 +18,15 @@ from typing import Any
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ctsam3d.evaluation.cases import read_names
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
+from ctsam3d.training.cases import UNKNOWN
 
 BUNDLED = Path(__file__).with_name("review.toml")
-UNKNOWN = 255  # label of voxels of which nothing is known
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
 _MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
@@ -158,14 +159,13 @@ def _pieces(name: str, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDAr
 def _around(
     mask: NDArray[np.bool_], elsewhere: NDArray[np.bool_], around_mm: float, geometry: Geometry
 ) -> NDArray[np.bool_]:
-    """Where a structure may be in other slices than those in which its mask is right: a box around the mask."""
+    """Where a structure may be in other slices than those in which its mask is right: so near to where it is in any."""
     found = np.zeros_like(mask)
     if not mask.any():
         return found
     x_mm, y_mm, z_mm = geometry.spacing_xyz_mm
-    reach = np.array([_BEYOND_MM / z_mm, around_mm / y_mm, around_mm / x_mm]).astype(int)
-    places = np.argwhere(mask)
-    low, high = np.maximum(places.min(axis=0) - reach, 0), places.max(axis=0) + reach + 1
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    found[box] = elsewhere[box[0], None, None]
+    off_mm = ndimage.distance_transform_edt(~mask.any(axis=0), sampling=(y_mm, x_mm))
+    slices, beyond = np.flatnonzero(mask.any(axis=(1, 2))), int(_BEYOND_MM / z_mm)
+    reach = slice(max(0, slices[0] - beyond), slices[-1] + beyond + 1)
+    found[reach] = elsewhere[reach, None, None] & (off_mm <= around_mm)
     return found

@@ -9,7 +9,8 @@ import pytest
 
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.training import __main__ as commands
-from ctsam3d.training.review import UNKNOWN, Right, read_reviews, reviewed
+from ctsam3d.training.cases import UNKNOWN
+from ctsam3d.training.review import Right, read_reviews, reviewed
 
 _GRID = Geometry((20, 30, 30), np.diag([2.0, 2.0, 4.0, 1.0]))
 
@@ -25,7 +26,11 @@ def test_beyond_its_slices_neither_mask_nor_background_is_known() -> None:
     labels, names = reviewed(np.zeros(_GRID.shape_zyx, dtype=np.uint8), {}, {"aorta": _tube()}, right, _GRID)
     assert names == {1: "aorta"}
     assert (labels[4:13] == np.where(_tube()[4:13], 1, 0)).all()
-    assert (labels[[0, 3, 13, 19]][:, 7:19, 7:19] == UNKNOWN).all()  # 6 mm are three voxels
+    beyond = labels[[0, 3, 13, 19]]
+    assert (beyond[:, 7:19, 10:16] == UNKNOWN).all() and (
+        beyond[:, 10:16, 7:19] == UNKNOWN
+    ).all()  # 6 mm: three voxels
+    assert not beyond[:, 7, 7].any()  # further than that from the mask, if beside it on both axes
     assert not labels[:, :7].any() and not labels[:, 19:].any()
 
 
