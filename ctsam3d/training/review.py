@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,15 @@ from ctsam3d.evaluation.cases import read_names
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
+from ctsam3d.training.bones import as_dense, dense
 from ctsam3d.training.cases import UNKNOWN
 
 BUNDLED = Path(__file__).with_name("review.toml")
+_REVIEWED = "reviewed"  # of a case's labels.json: what was not drawn but looked at
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
 _MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
+_BESIDE_RIBS_MM = 60.0
 _BEYOND_MM = 80.0  # how far above and below its slices a structure may go on unseen
 
 
@@ -40,11 +43,13 @@ class Right:
     Attributes:
         first, last: slices of the image's own grid, counted from the feet; None for the image's ends.
         around_mm: in other slices the structure may be anywhere so far around its mask.
+        dense: it is a bone, and right is what the image shows of it where the mask says it is (`bones.as_dense`).
     """
 
     first: int | None = None
     last: int | None = None
     around_mm: float = 30.0
+    dense: bool = False
 
 
 Review = Mapping[str, Right]
@@ -63,7 +68,7 @@ def read_reviews(path: Path = BUNDLED) -> dict[str, Review]:
     known = {f.name for f in fields(Right)}
     for case, structures in document.items():
         for name, where in structures.items() if isinstance(structures, dict) else [("", None)]:
-            if not isinstance(where, dict) or not where.keys() <= known or not _are_numbers(where.values()):
+            if not isinstance(where, dict) or not where.keys() <= known or not _are_of_their_types(where):
                 raise ValueError(
                     f"{path.name}: [{case}] {name}: expected a table of {sorted(known)}, found {where!r}"
                 )
@@ -73,8 +78,8 @@ def read_reviews(path: Path = BUNDLED) -> dict[str, Review]:
     }
 
 
-def _are_numbers(values: Iterable[object]) -> bool:
-    return all(type(value) in (int, float) for value in values)
+def _are_of_their_types(where: Mapping[str, object]) -> bool:
+    return all(type(value) in ((bool,) if key == "dense" else (int, float)) for key, value in where.items())
 
 
 def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path) -> None:
@@ -93,26 +98,63 @@ def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path
     image = next(iter(sorted([*data.glob(f"*/{case}/ct.nii.gz"), *data.glob(f"*/{case}.nii.gz")])), None)
     if image is None:
         raise ValueError(f"{case}: no image of this name in {data.name}")
-    geometry = read_volume(image).geometry
+    volume = read_volume(image)
+    geometry = volume.geometry
     found_names = json.loads((segmented / case / "labels.json").read_text())
     found = to_canonical(read_labels(segmented / case / "labels.nii.gz")[0], geometry)
     masks = {name: found == int(label) for label, name in found_names.items()}
     if missing := sorted(review.keys() - masks.keys()):
         raise ValueError(f"{case}: no mask of {missing[0]}")
-    drawn = np.zeros(found.shape, dtype=np.uint8)
-    names: dict[int, str] = {}
-    document: dict[str, Any] = {"source": case}
-    if (image.parent / "labels.json").exists():
-        document = json.loads((image.parent / "labels.json").read_text())
-        drawn = to_canonical(read_labels(image.parent / "labels.nii.gz")[0], geometry).astype(np.uint8)
-        names = dict(read_names(image.parent).names)
-    labels, names = reviewed(drawn, names, masks, review, canonical_geometry(geometry))
+    drawn, names, document = _drawn(image.parent, review) or (
+        np.zeros_like(found, np.uint8),
+        {},
+        {"source": case},
+    )
+    masks |= {name: drawn == label for label, name in names.items()}
+    grid = canonical_geometry(geometry)
+    doubtful = _mend(to_canonical(volume.hu, geometry), masks, review, grid)
+    before = set(names.values())
+    labels, names = reviewed(drawn, names, masks, review, grid, doubtful)
     out.mkdir(parents=True)
     shutil.copyfile(image, out / "ct.nii.gz")
     write_labels(out / "labels.nii.gz", from_canonical(labels, geometry), geometry)
     annotated = sorted({*document.get("annotated", ()), *review})
-    written = {**document, "labels": {str(k): v for k, v in names.items()}, "annotated": annotated}
+    looked_at = sorted({*document.get(_REVIEWED, ()), *(review.keys() - before)})
+    written = {
+        **document,
+        "labels": {str(k): v for k, v in names.items()},
+        "annotated": annotated,
+        _REVIEWED: looked_at,
+    }
     (out / "labels.json").write_text(json.dumps(written, indent=1) + "\n")
+
+
+def _drawn(folder: Path, review: Review) -> tuple[NDArray[np.uint8], dict[int, str], dict[str, Any]] | None:
+    """Labels of a case, their names and all that is said of it; without what is reviewed again. None without labels."""
+    if not (folder / "labels.json").exists():
+        return None
+    document = json.loads((folder / "labels.json").read_text())
+    labels, geometry = read_labels(folder / "labels.nii.gz")
+    again = review.keys() & set(document.get(_REVIEWED, ()))
+    names = {label: name for label, name in read_names(folder).names.items() if name not in again}
+    labels = to_canonical(labels, geometry).astype(np.uint8)
+    labels[~np.isin(labels, [*names, UNKNOWN])] = 0
+    return labels, names, document
+
+
+def _mend(
+    hu: NDArray[np.int16], masks: dict[str, NDArray[np.bool_]], review: Review, geometry: Geometry
+) -> NDArray[np.bool_]:
+    """Replace the masks that are right as dense as they are; what is dense beside ribs, and may be more of them."""
+    spacing_mm = np.array(geometry.spacing_xyz_mm[::-1])
+    # shoulder blades end where ribs begin
+    for name in sorted((n for n, right in review.items() if right.dense), key=lambda name: name != "ribs"):
+        masks[name] = as_dense(name, hu, masks, spacing_mm)
+    if not ("ribs" in review and review["ribs"].dense and masks["ribs"].any()):
+        return np.zeros(hu.shape, dtype=bool)
+    off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
+    beside: NDArray[np.bool_] = dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)
+    return beside
 
 
 def reviewed(
@@ -121,8 +163,9 @@ def reviewed(
     masks: Mapping[str, NDArray[np.bool_]],
     review: Review,
     geometry: Geometry,
+    doubtful: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Drawn labels (z, y, x) with reviewed masks where nothing was drawn, and the names of all.
+    """Drawn labels (z, y, x) with reviewed masks where nothing was drawn or known, and the names of all.
 
     Args:
         drawn: 0 where nothing was.
@@ -130,18 +173,20 @@ def reviewed(
         masks: of each reviewed structure, on the same grid, axes along LPS+.
         review: where they are right.
         geometry: of the grid.
+        doubtful: of what is no label there nothing is known.
     """
     labels, named = drawn.copy(), dict(names)
-    unknown = np.zeros(drawn.shape, dtype=bool)
+    unknown = np.zeros(drawn.shape, dtype=bool) if doubtful is None else doubtful.copy()
     for name, right in review.items():
-        mask, doubtful = _pieces(name, masks[name])
-        unknown |= doubtful
+        mask, crumbs = _pieces(name, masks[name])
+        unknown |= crumbs
         elsewhere = np.ones(len(mask), dtype=bool)
         elsewhere[right.first or 0 : None if right.last is None else right.last + 1] = False
         unknown |= _around(mask, elsewhere, right.around_mm, geometry)
         if name not in named.values():
             named[max(named, default=0) + 1] = name
-            labels[(labels == 0) & mask & ~elsewhere[:, None, None]] = max(named)
+            unnamed = (labels == 0) | (labels == UNKNOWN)
+            labels[unnamed & mask & ~elsewhere[:, None, None]] = max(named)
     labels[(labels == 0) & unknown] = UNKNOWN
     return labels, named
 

@@ -10,7 +10,7 @@ import pytest
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.training import __main__ as commands
 from ctsam3d.training.cases import UNKNOWN
-from ctsam3d.training.review import Right, read_reviews, reviewed
+from ctsam3d.training.review import BUNDLED, Right, read_reviews, reviewed
 
 _GRID = Geometry((20, 30, 30), np.diag([2.0, 2.0, 4.0, 1.0]))
 
@@ -55,10 +55,12 @@ def test_a_structure_that_was_drawn_is_not_replaced_by_its_mask() -> None:
     assert np.array_equal(labels, drawn)
 
 
-def test_the_bundled_list_is_read_and_another_key_refused(tmp_path: Path) -> None:
+def test_the_bundled_lists_are_read_and_another_key_refused(tmp_path: Path) -> None:
     assert read_reviews()["cort_liver"]["spleen"] == Right(last=119)
+    second = read_reviews(BUNDLED.with_name("review_2.toml"))
+    assert second["waw_tace_1211"]["sacrum"] == Right(first=33, last=62, dense=True)
     file = tmp_path / "list.toml"
-    for wrong in ("{ from = 3 }", '{ first = "3" }', "3"):
+    for wrong in ("{ from = 3 }", '{ first = "3" }', "{ dense = 1 }", "3"):
         file.write_text(f"[case]\nliver = {wrong}\n")
         with pytest.raises(ValueError, match="list.toml: .case. liver: expected a table of"):
             read_reviews(file)
@@ -95,8 +97,21 @@ def test_the_command_writes_cases_on_the_images_own_grid(
     assert np.array_equal(both == 2, (found == 7) & (found[::-1] == 0))
     assert json.loads((tmp_path / "out/drawn/labels.json").read_text()) == {
         "labels": {"1": "liver", "2": "spleen"}, "annotated": ["liver", "spleen"], "source": "somebody",
+        "reviewed": ["spleen"],
     }  # fmt: skip
     bare = np.asarray(nibabel.load(tmp_path / "out/bare/labels.nii.gz").dataobj)
     assert (bare[..., 6:] == UNKNOWN)[3:8, 3:8].all()  # the four slices nearest the feet
     assert np.array_equal(bare[..., :6], (found[..., :6] == 7).astype(np.uint8))
     assert np.array_equal(nibabel.load(tmp_path / "out/bare/ct.nii.gz").affine, affine)
+
+    # a later review replaces what an earlier one took, and not what was drawn
+    smaller = np.where(np.arange(12)[:, None, None] < 5, found, 0)
+    nibabel.save(nibabel.Nifti1Image(smaller, affine), tmp_path / "segmented/drawn/labels.nii.gz")
+    (tmp_path / "list.toml").write_text("[drawn]\nspleen = {}\n")
+    (tmp_path / "reviewed").mkdir()
+    (tmp_path / "out").rename(tmp_path / "reviewed/set")
+    monkeypatch.setattr("sys.argv", ["training", "review", "reviewed", *words[2:]])
+    commands.main()
+    both = np.asarray(nibabel.load(tmp_path / "out/drawn/labels.nii.gz").dataobj)
+    assert np.array_equal(both == 1, found[::-1] == 7)
+    assert np.array_equal(both == 2, (smaller == 7) & (found[::-1] == 0))
