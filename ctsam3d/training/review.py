@@ -26,8 +26,10 @@ from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
 from ctsam3d.training.bones import as_dense, dense
 from ctsam3d.training.cases import UNKNOWN
+from ctsam3d.training.heads import BRAIN, SKULL, vault
 
 BUNDLED = Path(__file__).with_name("review.toml")
+_HEAD = (BRAIN, SKULL)
 _REVIEWED = "reviewed"  # of a case's labels.json: what was not drawn but looked at
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
@@ -43,7 +45,8 @@ class Right:
     Attributes:
         first, last: slices of the image's own grid, counted from the feet; None for the image's ends.
         around_mm: in other slices the structure may be anywhere so far around its mask.
-        dense: it is a bone, and right is what the image shows of it where the mask says it is (`bones.as_dense`).
+        dense: it is a bone, and right is what the image shows of it where the mask says it is (`bones.as_dense`), or
+            brain or skull, for which no mask is needed (`heads.vault`).
     """
 
     first: int | None = None
@@ -103,7 +106,9 @@ def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path
     found_names = json.loads((segmented / case / "labels.json").read_text())
     found = to_canonical(read_labels(segmented / case / "labels.nii.gz")[0], geometry)
     masks = {name: found == int(label) for label, name in found_names.items()}
-    if missing := sorted(review.keys() - masks.keys()):
+    if missing := sorted(
+        review.keys() - masks.keys() - {n for n in _HEAD if n in review and review[n].dense}
+    ):
         raise ValueError(f"{case}: no mask of {missing[0]}")
     drawn, names, document = _drawn(image.parent, review) or (
         np.zeros_like(found, np.uint8),
@@ -145,16 +150,20 @@ def _drawn(folder: Path, review: Review) -> tuple[NDArray[np.uint8], dict[int, s
 def _mend(
     hu: NDArray[np.int16], masks: dict[str, NDArray[np.bool_]], review: Review, geometry: Geometry
 ) -> NDArray[np.bool_]:
-    """Replace the masks that are right as dense as they are; what is dense beside ribs, and may be more of them."""
+    """Replace the masks that are right as dense as they are. Returns what else is dense and may be more of them."""
     spacing_mm = np.array(geometry.spacing_xyz_mm[::-1])
+    doubtful = np.zeros(hu.shape, dtype=bool)
+    wanted = {name for name, right in review.items() if right.dense}
+    if wanted & set(_HEAD):
+        masks |= dict(zip(_HEAD, vault(hu, spacing_mm), strict=True))
+        doubtful |= dense(hu, spacing_mm)
     # shoulder blades end where ribs begin
-    for name in sorted((n for n, right in review.items() if right.dense), key=lambda name: name != "ribs"):
+    for name in sorted(wanted - set(_HEAD), key=lambda name: name != "ribs"):
         masks[name] = as_dense(name, hu, masks, spacing_mm)
-    if not ("ribs" in review and review["ribs"].dense and masks["ribs"].any()):
-        return np.zeros(hu.shape, dtype=bool)
-    off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
-    beside: NDArray[np.bool_] = dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)
-    return beside
+    if "ribs" in wanted and masks["ribs"].any():
+        off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
+        doubtful |= dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)
+    return doubtful
 
 
 def reviewed(
