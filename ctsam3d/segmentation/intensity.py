@@ -4,7 +4,7 @@ The lungs' border is plain in the image, and a network at 1.5 mm still rounds it
 surface is a tenth of their volume. Vessels and airways inside are thin and stay; the chest wall, the diaphragm and
 solid tumours are thick and go. Air that joins a lung within a short way belongs to it, and so does the rim in which
 lung and wall share a voxel: the network leaves it out, people who draw lungs do not. Gas in a bowel or stomach under a
-thin diaphragm does not: it is a piece of its own, and emptier than the lung.
+thin diaphragm does not: it is a piece of its own, and emptier than the lung. The rule for bones is in `bones`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from ctsam3d.segmentation import bones
 
 _AERATED = frozenset({"lung_left", "lung_right"})
 _SOLID_HU = -300.0
@@ -31,7 +33,7 @@ _GROWN_PROBABILITY = 0.6  # so that the other lung, where the network sees it, h
 
 
 def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[Any]) -> NDArray[np.float32]:
-    """The probability, 0 where the structure cannot be and at least 0.6 where it must go on.
+    """The probability, 0 where the structure cannot be and above a half where it must go on.
 
     Structures without a rule come back unchanged.
 
@@ -40,6 +42,8 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
         probability: float32 (z, y, x) over a box of the model grid.
         hu: the image over the same box.
     """
+    if name in bones.THIN or name in bones.SOLID:
+        return bones.as_dense(name, probability, hu)
     if name not in _AERATED:
         return probability
     # beyond the box the image goes on: what touches its faces is as thick as it looks

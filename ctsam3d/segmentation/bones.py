@@ -1,0 +1,71 @@
+"""Hold a bone to what is dense: a probability and the image in, the bone as the image shows it out.
+
+A network at 1.5 mm that was told where to look by voxels of 6 mm draws bones too thick and breaks ribs into pieces,
+while their border is as plain in the image as that of a lung. Thin bones go on along what is dense for a short way, as
+far as it stays thin: a rib ends at the spine. Others keep what is dense of them, with what that encloses: marrow is
+not dense. Where little of a mask is dense (thick slices, osteoporosis) it is left as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+
+THIN = frozenset({"ribs", "scapula_left", "scapula_right"})
+# a sacrum's marrow is as little dense as what is around it: 0.66 Dice became 0.47 to 0.60
+SOLID = frozenset(
+    {"vertebrae", "hip_left", "hip_right", "femur_left", "femur_right", "humerus_left", "humerus_right"}
+)
+_DENSE_HU = 140.0
+_BLUR_VOXELS = 0.5  # noise of a voxel is no bone
+_LEAST_DENSE = 0.25  # of a mask
+_THIN_GROWTH_VOXELS, _SOLID_GROWTH_VOXELS = 16, 2
+_THICK_VOXELS = 4  # what an erosion of so many leaves something of is no rib
+_THIN_CLOSING_VOXELS, _SOLID_CLOSING_VOXELS = 2, 6
+_GROWN_PROBABILITY = np.float32(0.55)  # so that a neighbour, where the network sees it, has it
+
+
+def as_dense(name: str, probability: NDArray[np.float32], hu: NDArray[Any]) -> NDArray[np.float32]:
+    """The probability of a bone, 0 where it is not and at least 0.55 where it must be.
+
+    Args:
+        name: of THIN or SOLID.
+        probability: float32 (z, y, x) over a box of the model grid.
+        hu: the image over the same box.
+    """
+    mask = probability > 0.5
+    dense = ndimage.gaussian_filter(hu.astype(np.float32), _BLUR_VOXELS) > _DENSE_HU
+    sure = mask & dense
+    if np.count_nonzero(sure) <= _LEAST_DENSE * np.count_nonzero(mask):
+        return probability
+    bone = _thin(sure, dense) if name in THIN else _solid(sure, dense, mask)
+    return np.where(bone, np.maximum(probability, _GROWN_PROBABILITY), np.float32(0))
+
+
+def _thin(sure: Mask, dense: Mask) -> Mask:
+    # beyond the box the image goes on: what touches its faces is as thick as it looks
+    padded = np.pad(dense, _THICK_VOXELS, mode="edge")
+    thick = ndimage.binary_opening(padded, iterations=_THICK_VOXELS)[
+        (slice(_THICK_VOXELS, -_THICK_VOXELS),) * 3
+    ]
+    grown = ndimage.binary_dilation(sure, iterations=_THIN_GROWTH_VOXELS, mask=sure | (dense & ~thick))
+    return _closed(grown, _THIN_CLOSING_VOXELS)
+
+
+def _solid(sure: Mask, dense: Mask, mask: Mask) -> Mask:
+    grown = ndimage.binary_dilation(sure, iterations=_SOLID_GROWTH_VOXELS, mask=dense)
+    closed = _closed(grown, _SOLID_CLOSING_VOXELS)
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+    kept: Mask = filled & (grown | ndimage.binary_dilation(mask))
+    return kept
+
+
+def _closed(mask: Mask, voxels: int) -> Mask:
+    padded = ndimage.binary_closing(np.pad(mask, voxels), iterations=voxels)
+    closed: Mask = padded[(slice(voxels, -voxels),) * 3]
+    return closed
