@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ctsam3d.segmentation.thickness import thick_parts
+
 Mask = NDArray[np.bool_]
 
 THIN = frozenset({"ribs", "scapula_left", "scapula_right"})
@@ -48,12 +50,8 @@ def as_dense(name: str, probability: NDArray[np.float32], hu: NDArray[Any]) -> N
 
 
 def _thin(sure: Mask, dense: Mask) -> Mask:
-    # beyond the box the image goes on: what touches its faces is as thick as it looks
-    padded = np.pad(dense, _THICK_VOXELS, mode="edge")
-    thick = ndimage.binary_opening(padded, iterations=_THICK_VOXELS)[
-        (slice(_THICK_VOXELS, -_THICK_VOXELS),) * 3
-    ]
-    grown = ndimage.binary_dilation(sure, iterations=_THIN_GROWTH_VOXELS, mask=sure | (dense & ~thick))
+    thin = dense & ~thick_parts(dense, _THICK_VOXELS)
+    grown = ndimage.binary_dilation(sure, iterations=_THIN_GROWTH_VOXELS, mask=sure | thin)
     return _closed(grown, _THIN_CLOSING_VOXELS)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctsam3d.segmentation import bones
+from ctsam3d.segmentation.thickness import thick_parts
 
 _AERATED = frozenset({"lung_left", "lung_right"})
 _SOLID_HU = -300.0
@@ -46,11 +47,8 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
         return bones.as_dense(name, probability, hu)
     if name not in _AERATED:
         return probability
-    # beyond the box the image goes on: what touches its faces is as thick as it looks
-    solid = np.pad(hu > _SOLID_HU, _THIN_VOXELS, mode="edge")
-    thick = ndimage.binary_opening(solid, iterations=_THIN_VOXELS)
-    inner = (slice(_THIN_VOXELS, -_THIN_VOXELS),) * 3
-    kept: NDArray[np.float32] = np.where(thick[inner], np.float32(0), probability)
+    thick = thick_parts(hu > _SOLID_HU, _THIN_VOXELS)
+    kept: NDArray[np.float32] = np.where(thick, np.float32(0), probability)
     mask = kept > 0.5
     gas = _gas_beside(mask, hu)
     kept[gas] = 0

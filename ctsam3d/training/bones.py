@@ -91,7 +91,8 @@ def _shoulder_blade(name: str, hu: NDArray[np.int16], masks: Masks, spacing_mm: 
     others = _any_of(masks, ["ribs", f"humerus_{side}", f"clavicula_{side}", "vertebrae"], hu.shape)
     near = _off_mm(masks[name], spacing_mm) < _BLADE_MM
     bone = (dense(hu, spacing_mm, _BLADE_HU) & near & ~others) | masks[name]
-    return _filled(_largest(bone), spacing_mm) & ~others
+    largest = cc3d.largest_k(bone.view(np.uint8), k=1, connectivity=26) > 0
+    return _filled(largest, spacing_mm) & ~others
 
 
 def _processes(hu: NDArray[np.int16], canal: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
@@ -129,13 +130,6 @@ def _filled(mask: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
         :, steps:-steps, steps:-steps
     ]
     return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
-
-
-def _largest(mask: Mask) -> Mask:
-    pieces = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return mask & (pieces == sizes.argmax())
 
 
 def _any_of(masks: Masks, names: Iterable[str], shape: tuple[int, ...]) -> Mask:

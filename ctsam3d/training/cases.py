@@ -53,6 +53,10 @@ class Case:
     known: frozenset[str]
     spacing_mm: float
 
+    def is_whole(self, least_known: int) -> bool:
+        """Whether it names so many classes, and leaves no voxel unknown, that a body can be painted of it."""
+        return len(self.known) >= least_known and not (self.labels == UNKNOWN).any()
+
     def allowed(self) -> NDArray[np.bool_]:
         """bool (256, classes): which localizer classes a voxel of each label id may belong to."""
         table = np.zeros((256, len(CLASSES)), dtype=bool)

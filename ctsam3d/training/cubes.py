@@ -232,8 +232,7 @@ def _prepare(case: Case) -> _Prepared:
             # an id that is in no table (255, beyond the image) is unknown
             truth_of[cls], known_of[cls] = is_it, known
             places[cls] = found[:: max(1, len(found) // 20000)].astype(np.int32)
-    whole = len(case.known) >= len(LOCALIZED) - 10
-    body = body_of(case.labels, case.spacing_mm) if whole else None
+    body = body_of(case.labels, case.spacing_mm) if case.is_whole(len(LOCALIZED) - 10) else None
     return _Prepared(case, truth_of, known_of, places, body)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def half_precision(device: torch.device, *, enabled: bool) -> Iterator[None]:
     """Where enabled, what autocast knows to be safe runs in bfloat16, but for convolutions over two slices."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=enabled), _TwoSlicesInFloat32():
+    around_fault = _TwoSlicesInFloat32() if enabled and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=enabled), around_fault:
         yield
 
 
@@ -29,7 +30,7 @@ class _TwoSlicesInFloat32(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is F.conv3d and args[0].shape[2] == 2 and args[0].device.type == "cpu":
+        if func is F.conv3d and args[0].shape[2] == 2:
             with torch.autocast("cpu", enabled=False):
                 return func(args[0].float(), *args[1:], **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -19,13 +19,14 @@ from torch import nn
 from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
-from ctsam3d.training.cases import UNKNOWN, Case, as_often, choose, load_cases
+from ctsam3d.training.cases import Case, as_often, choose, load_cases
 from ctsam3d.training.losses import partial_label_loss
 from ctsam3d.training.synthesize import body_of, clothe, paint
 
 CACHE_SPACING_MM = 3.0
 _POSE = Pose(rotation_deg=12, scale=(0.8, 1.25), warp_mm=18)
 _PAINTED_POSE = Pose(rotation_deg=15, scale=(0.72, 1.3), warp_mm=28)  # few anatomies: change them more
+_LEAST_KNOWN = 31  # classes, of a case that is painted
 _LEAST_VOXELS = 20  # of a structure in a patch, to be scored
 _FINE_ZYX = (2 * PATCH_ZYX[0], 2 * PATCH_ZYX[1], 2 * PATCH_ZYX[2])
 _REACH_MM = np.array(PATCH_ZYX) * SPACING_MM / 2 * 1.5 + 20
@@ -119,8 +120,7 @@ def _prepare(case: Case) -> _Prepared:
             found = np.argwhere(case.labels == label)[::7].astype(np.int32)
             if len(found):
                 places[cls] = np.concatenate([places[cls], found]) if cls in places else found
-    whole = len(case.known) > 30 and not (case.labels == UNKNOWN).any()
-    body = body_of(case.labels, case.spacing_mm) if whole else None
+    body = body_of(case.labels, case.spacing_mm) if case.is_whole(_LEAST_KNOWN) else None
     return _Prepared(case, case.allowed(), places, body)
 
 

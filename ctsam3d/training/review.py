@@ -106,9 +106,7 @@ def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path
     found_names = json.loads((segmented / case / "labels.json").read_text())
     found = to_canonical(read_labels(segmented / case / "labels.nii.gz")[0], geometry)
     masks = {name: found == int(label) for label, name in found_names.items()}
-    if missing := sorted(
-        review.keys() - masks.keys() - {n for n in _HEAD if n in review and review[n].dense}
-    ):
+    if missing := sorted(review.keys() - masks.keys() - _by_density(review)):
         raise ValueError(f"{case}: no mask of {missing[0]}")
     drawn, names, document = _drawn(image.parent, review) or (
         np.zeros_like(found, np.uint8),
@@ -147,6 +145,11 @@ def _drawn(folder: Path, review: Review) -> tuple[NDArray[np.uint8], dict[int, s
     return labels, names, document
 
 
+def _by_density(review: Review) -> set[str]:
+    """What needs no mask."""
+    return {name for name in _HEAD if name in review and review[name].dense}
+
+
 def _mend(
     hu: NDArray[np.int16], masks: dict[str, NDArray[np.bool_]], review: Review, geometry: Geometry
 ) -> NDArray[np.bool_]:
@@ -154,11 +157,13 @@ def _mend(
     spacing_mm = np.array(geometry.spacing_xyz_mm[::-1])
     doubtful = np.zeros(hu.shape, dtype=bool)
     wanted = {name for name, right in review.items() if right.dense}
-    if wanted & set(_HEAD):
-        masks |= dict(zip(_HEAD, vault(hu, spacing_mm), strict=True))
+    heads = _by_density(review)
+    if heads:
+        found = dict(zip(_HEAD, vault(hu, spacing_mm), strict=True))
+        masks |= {name: found[name] for name in heads}
         doubtful |= dense(hu, spacing_mm)
     # shoulder blades end where ribs begin
-    for name in sorted(wanted - set(_HEAD), key=lambda name: name != "ribs"):
+    for name in sorted(wanted - heads, key=lambda name: name != "ribs"):
         masks[name] = as_dense(name, hu, masks, spacing_mm)
     if "ribs" in wanted and masks["ribs"].any():
         off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)

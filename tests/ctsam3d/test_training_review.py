@@ -27,9 +27,8 @@ def test_beyond_its_slices_neither_mask_nor_background_is_known() -> None:
     assert names == {1: "aorta"}
     assert (labels[4:13] == np.where(_tube()[4:13], 1, 0)).all()
     beyond = labels[[0, 3, 13, 19]]
-    assert (beyond[:, 7:19, 10:16] == UNKNOWN).all() and (
-        beyond[:, 10:16, 7:19] == UNKNOWN
-    ).all()  # 6 mm: three voxels
+    assert (beyond[:, 7:19, 10:16] == UNKNOWN).all()  # 6 mm are three voxels
+    assert (beyond[:, 10:16, 7:19] == UNKNOWN).all()
     assert not beyond[:, 7, 7].any()  # further than that from the mask, if beside it on both axes
     assert not labels[:, :7].any() and not labels[:, 19:].any()
 
