@@ -27,6 +27,7 @@ _NOT_IN_PHANTOMS = (
 )  # fmt: skip
 # A case that names more structures than this was labelled whole: what it could name and did not is not there.
 _NAMES_OF_A_WHOLE_BODY_LABELLING = 40
+REVIEWED = "reviewed"  # of a case's labels.json: what was not drawn but looked at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,7 @@ class Case:
         tissue_names: tissue id -> name, where there are tissues.
         known: localizer classes that an unlabelled voxel cannot be.
         spacing_mm: of the cubic grid.
+        reviewed: names of labels that nobody drew: masks of a network that somebody found right.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     tissue_names: dict[int, str]
     known: frozenset[str]
     spacing_mm: float
+    reviewed: frozenset[str] = frozenset()
 
     def is_whole(self, least_known: int) -> bool:
         """Whether it names so many classes, and leaves no voxel unknown, that a body can be painted of it."""
@@ -129,6 +132,7 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
         tissue_names={int(k): str(v) for k, v in document.get("organs", {}).items()},
         known=known_classes(document),
         spacing_mm=spacing_mm,
+        reviewed=frozenset(document.get(REVIEWED, ())),
     )
 
 
@@ -201,6 +205,7 @@ def save_case(case: Case, path: Path, hu_error: float = 0) -> None:
         "tissue_names": case.tissue_names,
         "known": sorted(case.known),
         "spacing_mm": case.spacing_mm,
+        REVIEWED: sorted(case.reviewed),
     }
     arrays: dict[str, NDArray[np.generic]] = {"labels": case.labels}
     if case.hu is not None and hu_error > 0:
@@ -228,6 +233,7 @@ def load_case(path: Path) -> Case:
             tissue_names={int(k): v for k, v in header["tissue_names"].items()},
             known=frozenset(header["known"]),
             spacing_mm=header["spacing_mm"],
+            reviewed=frozenset(header.get(REVIEWED, ())),  # none in caches of before there were any
         )
 
 

@@ -34,6 +34,7 @@ class FoldScore:
     Attributes:
         fold: that the case is in.
         case, structure: names.
+        reviewed: whether nobody drew it, and a network's mask was found right.
         truth_ml: volume of what is labelled.
         dice: of the most probable class with it, over the voxels where it is known; no clean-up, no refinement.
     """
@@ -41,6 +42,7 @@ class FoldScore:
     fold: int
     case: str
     structure: str
+    reviewed: bool
     truth_ml: float
     dice: float
 
@@ -94,7 +96,8 @@ def score_case(localizer: Localizer, case: Case, hu: NDArray[np.int16], fold: in
             continue
         mine = (found == index) & known_ids[case.labels]
         dice = 2 * int((mine & truth).sum()) / (int(mine.sum()) + int(truth.sum()))
-        scores.append(FoldScore(fold, case.name, name, round(truth_ml, 2), round(dice, 4)))
+        reviewed = name in case.reviewed
+        scores.append(FoldScore(fold, case.name, name, reviewed, round(truth_ml, 2), round(dice, 4)))
     return scores
 
 
@@ -107,16 +110,31 @@ def write_scores(path: Path, scores: Iterable[FoldScore]) -> None:
 
 
 def table(scores: Sequence[FoldScore]) -> str:
-    """Markdown: mean, least and greatest Dice of each structure over the cases, and the mean of those means."""
-    of: dict[str, list[float]] = defaultdict(list)
+    """Markdown: mean, least and greatest Dice of each structure over the cases, and the mean of those means.
+
+    What was drawn and what was reviewed is apart: a mask that a network found and somebody let pass is nearer to what
+    a network finds.
+    """
+    of: dict[tuple[str, bool], list[float]] = defaultdict(list)
     for score in scores:
-        of[score.structure].append(score.dice)
-    lines = ["| structure | cases | mean Dice | least | greatest |", "|---|---|---|---|---|"]
-    for name in sorted(of):
-        dices = of[name]
-        lines.append(
-            f"| {name} | {len(dices)} | {np.mean(dices):.3f} | {min(dices):.3f} | {max(dices):.3f} |"
-        )
-    mean = float(np.mean([np.mean(dices) for dices in of.values()])) if of else float("nan")
-    lines.append(f"| **mean of structures** | {len({s.case for s in scores})} | {mean:.3f} | | |")
+        of[score.structure, score.reviewed].append(score.dice)
+    lines = [
+        "| structure | drawn: cases | mean Dice | least | greatest | reviewed: cases | mean Dice | least | greatest |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted({name for name, _ in of}):
+        cells = [_cells(of.get((name, reviewed), [])) for reviewed in (False, True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    means = []
+    for reviewed in (False, True):
+        dices = [float(np.mean(found)) for (_, hand), found in of.items() if hand == reviewed]
+        cases = len({score.case for score in scores if score.reviewed == reviewed})
+        means.append(f"{cases} | {np.mean(dices):.3f} | | " if dices else "0 | | | ")
+    lines.append(f"| **mean of structures** | {'| '.join(means)}|")
     return "\n".join(lines) + "\n"
+
+
+def _cells(dices: Sequence[float]) -> str:
+    return (
+        f"{len(dices)} | {np.mean(dices):.3f} | {min(dices):.3f} | {max(dices):.3f}" if dices else "0 | | |"
+    )

@@ -25,12 +25,11 @@ from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
 from ctsam3d.training.bones import as_dense, dense
-from ctsam3d.training.cases import UNKNOWN
+from ctsam3d.training.cases import REVIEWED, UNKNOWN
 from ctsam3d.training.heads import BRAIN, SKULL, vault
 
 BUNDLED = Path(__file__).with_name("review.toml")
 _HEAD = (BRAIN, SKULL)
-_REVIEWED = "reviewed"  # of a case's labels.json: what was not drawn but looked at
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
 _MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
@@ -122,12 +121,12 @@ def write_case(data: Path, segmented: Path, case: str, review: Review, out: Path
     shutil.copyfile(image, out / "ct.nii.gz")
     write_labels(out / "labels.nii.gz", from_canonical(labels, geometry), geometry)
     annotated = sorted({*document.get("annotated", ()), *review})
-    looked_at = sorted({*document.get(_REVIEWED, ()), *(review.keys() - before)})
+    looked_at = sorted({*document.get(REVIEWED, ()), *(review.keys() - before)})
     written = {
         **document,
         "labels": {str(k): v for k, v in names.items()},
         "annotated": annotated,
-        _REVIEWED: looked_at,
+        REVIEWED: looked_at,
     }
     (out / "labels.json").write_text(json.dumps(written, indent=1) + "\n")
 
@@ -138,7 +137,7 @@ def _drawn(folder: Path, review: Review) -> tuple[NDArray[np.uint8], dict[int, s
         return None
     document = json.loads((folder / "labels.json").read_text())
     labels, geometry = read_labels(folder / "labels.nii.gz")
-    again = review.keys() & set(document.get(_REVIEWED, ()))
+    again = review.keys() & set(document.get(REVIEWED, ()))
     names = {label: name for label, name in read_names(folder).names.items() if name not in again}
     labels = to_canonical(labels, geometry).astype(np.uint8)
     labels[~np.isin(labels, [*names, UNKNOWN])] = 0
