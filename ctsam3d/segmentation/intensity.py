@@ -19,7 +19,7 @@ from scipy import ndimage
 from ctsam3d.segmentation import bones
 from ctsam3d.segmentation.thickness import thick_parts
 
-_AERATED = frozenset({"lung_left", "lung_right"})
+AERATED = frozenset({"lung_left", "lung_right"})
 _SOLID_HU = -300.0
 _THIN_VOXELS = 2  # solid parts that an erosion of so many model voxels removes are vessels
 _AIR_HU = -600.0
@@ -45,7 +45,7 @@ def within_intensity(name: str, probability: NDArray[np.float32], hu: NDArray[An
     """
     if name in bones.THIN or name in bones.SOLID:
         return bones.as_dense(name, probability, hu)
-    if name not in _AERATED:
+    if name not in AERATED:
         return probability
     thick = thick_parts(hu > _SOLID_HU, _THIN_VOXELS)
     kept: NDArray[np.float32] = np.where(thick, np.float32(0), probability)
