@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from ctsam3d.training.cases import read_case
+from ctsam3d.training.cases import decided, read_case
 from ctsam3d.training.synthesize import paint
 
 
@@ -43,6 +43,24 @@ def test_storage_order_does_not_matter_and_left_stays_left(tmp_path: Path, spaci
         along = weight.sum(axis=tuple(i for i in range(3) if i != axis))
         centroid = ((np.arange(len(along)) + 0.5) * along).sum() / along.sum() * spacing_mm
         assert centroid == pytest.approx(centre * 3, abs=0.05)
+
+
+def test_the_largest_piece_of_a_sides_salivary_glands_is_its_parotid(tmp_path: Path) -> None:
+    _write(tmp_path / "case", flip=False)
+    labels = np.zeros((40, 30, 20), dtype=np.uint8)
+    labels[28:36, 10:20, 5:15] = labels[30:33, 24:27, 5:9] = 4
+    labels[5:9, 5:9, 5:9] = 6
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-3.0, -3.0, 3.0, 1.0])), tmp_path / "case/labels.nii.gz")
+    names = {"4": "salivary_glands_left", "5": "salivary_glands_right", "6": "spleen"}
+    document = {"labels": names, "annotated": list(names.values()), "source": "ICRP publication 110"}
+    (tmp_path / "case/labels.json").write_text(json.dumps(document))
+    case = read_case(tmp_path / "case", 3.0)
+    voxels = {case.names[label]: int((case.labels == label).sum()) for label in case.names}
+    assert voxels == {
+        "other_salivary_glands_left": 36, "salivary_glands_right": 0, "spleen": 64, "parotid_gland_left": 800,
+    }  # fmt: skip
+    is_it, known = decided(case.allowed(), "parotid_gland_left")
+    assert is_it[case.labels].sum() == 800 and known[case.labels].all()
 
 
 def test_painted_tissues_are_where_their_labels_are() -> None:
