@@ -36,6 +36,7 @@ from ctsam3d.segmentation.stitch import Canvas
 
 _CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
 _CLOSED_BLOCKS = 2  # around one at which nothing more is found: half as many cubes as with 1, and no worse
+_REOPENED_BLOCKS = 3  # beyond what a cube has seen well: as far as it reaches, and one
 _SUSPICIOUS_AGAIN = 1.1  # times the volume at which no neck was found, at which one is looked for again
 _GIVEN_UP = 1.5  # times the largest volume that is thought possible, beyond which growing ends
 
@@ -107,55 +108,95 @@ def grow(
         settings: bounds and gates.
         most_voxels: that the structure can have, as far as is known: with more, the mask has leaked.
     """
-    growing = _Growing(name, shape, tuple(clicks), answer, settings)
-    for click in clicks:
-        if click.positive and not growing.is_seen(click.zyx):
-            growing.take(click.zyx, trusted=True)
-    bounded = False
-    suspicious = most = math.inf if most_voxels is None else most_voxels
-    while (block := growing.next_block()) is not None:
-        voxels = growing.canvas.mask_voxels
-        if voxels > suspicious:
-            if growing.cut_back(int(most)):
-                continue
-            suspicious = _SUSPICIOUS_AGAIN * voxels
-        if growing.cubes >= settings.most_cubes or voxels > _GIVEN_UP * most:
-            bounded = True
-            break
-        centre = growing.clearest(block) if propose is None else growing.proposed(block, propose)
-        # nothing to click on there, or it contradicts what is known
-        if centre is None or not growing.take(centre, trusted=False):
-            growing.close(block)
-    if growing.canvas.mask_voxels > suspicious:
-        growing.cut_back(int(most))
-    return Grown(growing.canvas, growing.cubes, growing.dropped, bounded)
+    growing = Growing(name, shape, answer, propose, settings, most_voxels)
+    growing.start(clicks)
+    return Grown(growing.canvas, growing.cubes, growing.dropped, growing.bounded)
 
 
-class _Growing:
-    """The state of one growth: what is known, where cubes are, and which blocks are done with."""
+class Growing:
+    """A structure that grows, and can be made to go on: what is known of it, and which blocks are done with.
+
+    Attributes:
+        canvas: its probability by now, over the whole grid.
+        cubes: decoded by now.
+        dropped: of those, how many disagreed with what was known.
+        bounded: it met a bound, so that there may be more of it.
+    """
 
     def __init__(
         self,
         name: str,
         shape: tuple[int, int, int],
-        clicks: tuple[VoxelClick, ...],
         answer: Answer,
+        propose: Propose | None,
         settings: Growth,
+        most_voxels: int | None = None,
     ) -> None:
-        self.name, self.clicks, self.answer, self.settings = name, clicks, answer, settings
-        self.shape = shape
+        """Nothing is known yet; arguments as of `grow`."""
+        self.name, self.answer, self.propose, self.settings = name, answer, propose, settings
+        self.shape, self.most = shape, math.inf if most_voxels is None else most_voxels
+        self.clicks: tuple[VoxelClick, ...] = ()
         self.canvas = Canvas(shape)
         blocks = tuple(-(-n // COARSE_FACTOR) for n in shape)
         self.filled = np.zeros(blocks, dtype=np.float32)  # share of each block's voxels in the mask
-        self.seen = np.zeros(blocks, dtype=bool)
-        self.cut: NDArray[np.bool_] | None = None  # voxels that were cut back: what cubes say of them is wrong
+        self.covered = np.zeros(blocks, dtype=bool)  # seen well by a cube
+        self.closed = np.zeros(blocks, dtype=bool)  # looked at in vain
+        self.cut: NDArray[np.bool_] | None = (
+            None  # voxels that were cut back: what cubes say of them is wrong
+        )
         self.merged: dict[Patch, NDArray[np.bool_]] = {}  # with each cube's own mask
         self.cubes = self.dropped = 0
+        self.bounded = False
         in_air = name in AERATED
         self.least_agreement = settings.least_agreement_in_air if in_air else settings.least_agreement
 
-    def is_seen(self, zyx: tuple[int, int, int]) -> bool:
-        return bool(self.seen[tuple(i // COARSE_FACTOR for i in zyx)])
+    def start(self, clicks: Sequence[VoxelClick]) -> None:
+        """Grow from clicks, of which each positive one starts a cube and all count in every cube they lie in."""
+        self.clicks = (*self.clicks, *clicks)
+        most_cubes = self.cubes + self.settings.most_cubes
+        for click in clicks:
+            if click.positive and not self.is_covered(click.zyx):
+                self.take(click.zyx, trusted=True)
+        self._grow(most_cubes)
+
+    def go_on(self, clicks: Sequence[VoxelClick], patch: Patch) -> None:
+        """Grow on from a cube in which somebody has changed the canvas: what was closed around it is open again.
+
+        Args:
+            clicks: all that have been made by now.
+            patch: the cube, now right.
+        """
+        self.clicks = tuple(clicks)
+        inner = self.canvas.touched()
+        self.canvas.mask_voxels = int(np.count_nonzero(self.canvas.mask(inner.box)))
+        self._update(inner.box)
+        self.merged[patch] = self.canvas.over(patch) > 0.5
+        block = tuple(i // COARSE_FACTOR for i in patch.click_zyx)
+        self.covered[_box(block, self.settings.reach_blocks)] = True
+        self.closed[_box(block, self.settings.reach_blocks + _REOPENED_BLOCKS)] = False
+        self._grow(self.cubes + self.settings.most_cubes)
+
+    def is_covered(self, zyx: tuple[int, int, int]) -> bool:
+        """Whether a cube has seen a voxel well."""
+        return bool(self.covered[tuple(i // COARSE_FACTOR for i in zyx)])
+
+    def _grow(self, most_cubes: int) -> None:
+        suspicious = self.most
+        while (block := self.next_block()) is not None:
+            voxels = self.canvas.mask_voxels
+            if voxels > suspicious:
+                if self.cut_back(int(self.most)):
+                    continue
+                suspicious = _SUSPICIOUS_AGAIN * voxels
+            if self.cubes >= most_cubes or voxels > _GIVEN_UP * self.most:
+                self.bounded = True
+                break
+            centre = self.clearest(block) if self.propose is None else self.proposed(block, self.propose)
+            # nothing to click on there, or it contradicts what is known
+            if centre is None or not self.take(centre, trusted=False):
+                self.close(block)
+        if self.canvas.mask_voxels > suspicious:
+            self.cut_back(int(self.most))
 
     def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
         """The voxel of a block that is in the mask most certainly."""
@@ -172,7 +213,7 @@ class _Growing:
 
     def next_block(self) -> tuple[int, int, int] | None:
         """The open block around which most blocks are open; of several the fullest, then the first."""
-        open_blocks = (self.filled >= _CLEAR_BLOCK) & ~self.seen
+        open_blocks = (self.filled >= _CLEAR_BLOCK) & ~self.covered & ~self.closed
         found = ndimage.find_objects(open_blocks.view(np.uint8))
         if not found:
             return None
@@ -184,13 +225,13 @@ class _Growing:
 
     def close(self, block: tuple[int, int, int]) -> None:
         """Look no further at a block and those around it."""
-        self.seen[_box(block, _CLOSED_BLOCKS)] = True
+        self.closed[_box(block, _CLOSED_BLOCKS)] = True
 
     def cut_back(self, most_voxels: int) -> bool:
         """Take from the mask what lies beyond the neck that leaves so few voxels; False where there is none."""
         box = self.canvas.touched().box
         inside = [
-            within(box, click.zyx) for click in self.clicks if click.positive and self.is_seen(click.zyx)
+            within(box, click.zyx) for click in self.clicks if click.positive and self.is_covered(click.zyx)
         ]
         leak = beyond_what_is_possible(self.canvas.mask(box), inside, most_voxels)
         if not leak.any():
@@ -201,7 +242,7 @@ class _Growing:
         self.cut[box] |= leak
         self._update(box)
         corner = [s.start for s in box]
-        self.seen[tuple(((np.argwhere(leak) + corner) // COARSE_FACTOR).T)] = True
+        self.closed[tuple(((np.argwhere(leak) + corner) // COARSE_FACTOR).T)] = True
         return True
 
     def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
@@ -217,7 +258,8 @@ class _Growing:
         patch, mask = list(self.merged.items())[int(np.argmin(gaps))]
         heat = propose(patch, mask.astype(np.float32), neighbour)
         of_volume, of_cube = neighbour.overlap(self.shape)
-        unseen = ~self.seen[np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in of_volume))]
+        blocks = np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in of_volume))
+        unseen = ~(self.covered[blocks] | self.closed[blocks])
         inside = np.where(unseen, heat[of_cube], -np.inf)
         if inside.max() < self.settings.least_peak:
             return None
@@ -238,7 +280,7 @@ class _Growing:
         self.merged[patch] = probability > 0.5
         self._update(touched)
         block = tuple(i // COARSE_FACTOR for i in centre)
-        self.seen[_box(block, self.settings.reach_blocks)] = True
+        self.covered[_box(block, self.settings.reach_blocks)] = True
         return True
 
     def _agreement(self, patch: Patch, probability: NDArray[np.float32]) -> float:

@@ -4,7 +4,8 @@
 2. A further click corrects: the network is asked once, about one cube that holds the click, with all clicks made there
    and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
    is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
-3. A positive click with nothing of the structure around it begins another part, which grows likewise.
+3. A positive click with nothing of the structure around it begins another part, which grows likewise. One where growth
+   has not come, or has been given up, makes it go on from there.
 4. A structure that grew from clicks hangs together with them: a negative click in a leak undoes all of it, up to the
    leak's neck (`neck`), and what a correction cuts off goes. Of a mask that was there it is not known which part is
    meant: there each click counts in its cube alone.
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
-from ctsam3d.segmentation.grow import Growth, grow
+from ctsam3d.segmentation.grow import Growing, Growth
 from ctsam3d.segmentation.neck import beyond_the_neck
 from ctsam3d.segmentation.patches import Box, Patch, patch_around, within
 from ctsam3d.segmentation.stitch import Canvas
@@ -36,7 +37,6 @@ class ClickedStructure:
         canvas: its probability by now, over the whole grid.
         clicks: all by now, in order.
         decoded: how many cubes were asked of the network by now.
-        bounded: growing met a bound, so that there may be more of it.
     """
 
     def __init__(
@@ -63,13 +63,14 @@ class ClickedStructure:
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
         self.cross_patch, self.most_voxels = cross_patch and growth.cross_patch, most_voxels
-        self.canvas = Canvas(hu.shape)
         self.grown = begun is None
+        self.growing = self._nothing_grown()
+        self.canvas = self.growing.canvas
         if begun is not None:
+            self.canvas = Canvas(hu.shape)
             self.canvas.lay(*begun)
         self.clicks: tuple[VoxelClick, ...] = ()
         self.decoded = 0
-        self.bounded = False
 
     def click(self, clicks: Sequence[VoxelClick]) -> Canvas:
         """The structure by all clicks up to these.
@@ -91,12 +92,23 @@ class ClickedStructure:
                 self._correct(click)
         return self.canvas
 
-    def _grow(self, click: VoxelClick) -> None:
+    @property
+    def bounded(self) -> bool:
+        """Growing met a bound, so that there may be more of the structure."""
+        return self.growing.bounded
+
+    def _nothing_grown(self) -> Growing:
         propose = self._propose if self.cross_patch else None
-        grown = grow(self.name, self.hu.shape, [click], self._answer, propose, self.growth, self.most_voxels)
-        part = grown.canvas.touched()
+        return Growing(self.name, self.hu.shape, self._answer, propose, self.growth, self.most_voxels)
+
+    def _grow(self, click: VoxelClick) -> None:
+        if self.grown:
+            self.growing.start([click])
+            return
+        self.growing = self._nothing_grown()
+        self.growing.start([click])
+        part = self.growing.canvas.touched()
         self.canvas.join(part.box, part.probability())
-        self.bounded |= grown.bounded
 
     def _correct(self, click: VoxelClick) -> None:
         if not click.positive and self.grown:
@@ -108,8 +120,12 @@ class ClickedStructure:
         )
         answer = self._ask(Question(patch, tuple(inside), self.canvas.over(patch)))
         self.canvas.overrule(patch, answer)
-        if not click.positive and self.grown:
+        if not self.grown:
+            return
+        if not click.positive:
             self._drop_what_is_cut_off()
+        elif not self.growing.is_covered(click.zyx):
+            self.growing.go_on(self.clicks, patch)
 
     def _cube_for(self, click: VoxelClick) -> Patch:
         """The cube of the nearest positive click that holds this one well, or a cube of its own."""

@@ -76,6 +76,18 @@ def structure(decoder: Leaking) -> ClickedStructure:
     return clickable(decoder)
 
 
+class Hesitant(Leaking):
+    """Sees the leak as part of the structure as well, but nothing around x = 120 without a click there."""
+
+    def _one(self, question: Question) -> NDArray[np.float32]:
+        if 90 < question.patch.click_zyx[2] < 150 and IN_GAP not in question.clicks:
+            return np.zeros((CUBE_VOXELS,) * 3, dtype=np.float32)
+        return super()._one(question)
+
+
+IN_GAP = VoxelClick((30, 30, 125))
+
+
 def mask_of(canvas: Canvas) -> NDArray[np.bool_]:
     return canvas.mask(EVERYWHERE)
 
@@ -153,3 +165,22 @@ def test_of_a_mask_that_is_there_no_part_is_cut_off_at_a_neck() -> None:
     structure = clickable(Leaking(NECKED), (EVERYWHERE, (INSIDE | NECKED).astype(np.float32)))
     corrected = mask_of(structure.click([FIRST, VoxelClick((30, 30, 200), positive=False)]))
     assert corrected[30, 30, 145:160].all() and not corrected[30, 30, 190:210].any()
+
+
+def test_a_click_where_growth_was_given_up_makes_it_go_on() -> None:
+    structure = clickable(Hesitant())
+    stopped = mask_of(structure.click([FIRST]))
+    assert not stopped[..., 122:].any()
+    before = structure.decoded
+    whole = mask_of(structure.click([IN_GAP]))
+    assert (whole == (INSIDE | LEAK)).mean() > 0.999 and whole[30, 30, 10:230].all()
+    # the new click's cube and a few beyond it: what was grown is not grown again
+    assert structure.decoded - before <= 1 + 5
+
+
+def test_a_click_within_what_cubes_have_seen_corrects_one_cube(decoder: Leaking) -> None:
+    structure = clickable(decoder)
+    structure.click([FIRST])
+    before = structure.decoded
+    structure.click([VoxelClick((30, 30, 70))])
+    assert structure.decoded == before + 1

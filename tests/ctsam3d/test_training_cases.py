@@ -50,7 +50,9 @@ def test_the_largest_piece_of_a_sides_salivary_glands_is_its_parotid(tmp_path: P
     labels = np.zeros((40, 30, 20), dtype=np.uint8)
     labels[28:36, 10:20, 5:15] = labels[30:33, 24:27, 5:9] = 4
     labels[5:9, 5:9, 5:9] = 6
-    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-3.0, -3.0, 3.0, 1.0])), tmp_path / "case/labels.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(labels, np.diag([-3.0, -3.0, 3.0, 1.0])), tmp_path / "case/labels.nii.gz"
+    )
     names = {"4": "salivary_glands_left", "5": "salivary_glands_right", "6": "spleen"}
     document = {"labels": names, "annotated": list(names.values()), "source": "ICRP publication 110"}
     (tmp_path / "case/labels.json").write_text(json.dumps(document))
