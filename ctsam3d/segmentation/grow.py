@@ -151,8 +151,12 @@ class Growing:
         self.least_agreement = settings.least_agreement_in_air if in_air else settings.least_agreement
 
     def start(self, clicks: Sequence[VoxelClick]) -> None:
-        """Grow from clicks, of which each positive one starts a cube and all count in every cube they lie in."""
-        self.clicks = (*self.clicks, *clicks)
+        """Grow from where clicks are that no cube has seen yet.
+
+        Args:
+            clicks: all that have been made by now; they count in every cube they lie in.
+        """
+        self._look_again(clicks)
         most_cubes = self.cubes + self.settings.most_cubes
         for click in clicks:
             if click.positive and not self.is_covered(click.zyx):
@@ -160,21 +164,26 @@ class Growing:
         self._grow(most_cubes)
 
     def go_on(self, clicks: Sequence[VoxelClick], patch: Patch) -> None:
-        """Grow on from a cube in which somebody has changed the canvas: what was closed around it is open again.
+        """Grow on from a cube that somebody has corrected: what was closed around it is open again.
 
         Args:
             clicks: all that have been made by now.
-            patch: the cube, now right.
+            patch: the cube, as it is on the canvas.
         """
-        self.clicks = tuple(clicks)
-        inner = self.canvas.touched()
-        self.canvas.mask_voxels = int(np.count_nonzero(self.canvas.mask(inner.box)))
-        self._update(inner.box)
+        self._look_again(clicks)
         self.merged[patch] = self.canvas.over(patch) > 0.5
         block = tuple(i // COARSE_FACTOR for i in patch.click_zyx)
         self.covered[_box(block, self.settings.reach_blocks)] = True
         self.closed[_box(block, self.settings.reach_blocks + _REOPENED_BLOCKS)] = False
         self._grow(self.cubes + self.settings.most_cubes)
+
+    def _look_again(self, clicks: Sequence[VoxelClick]) -> None:
+        """Clicks and canvas may have changed since."""
+        self.clicks = tuple(clicks)
+        if self.merged:
+            box = self.canvas.touched().box
+            self.canvas.mask_voxels = int(np.count_nonzero(self.canvas.mask(box)))
+            self._update(box)
 
     def is_covered(self, zyx: tuple[int, int, int]) -> bool:
         """Whether a cube has seen a voxel well."""

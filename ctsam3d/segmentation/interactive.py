@@ -37,6 +37,7 @@ class ClickedStructure:
         canvas: its probability by now, over the whole grid.
         clicks: all by now, in order.
         decoded: how many cubes were asked of the network by now.
+        bounded: growing met a bound, so that there may be more of it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ClickedStructure:
             self.canvas.lay(*begun)
         self.clicks: tuple[VoxelClick, ...] = ()
         self.decoded = 0
+        self.bounded = False
 
     def click(self, clicks: Sequence[VoxelClick]) -> Canvas:
         """The structure by all clicks up to these.
@@ -92,23 +94,19 @@ class ClickedStructure:
                 self._correct(click)
         return self.canvas
 
-    @property
-    def bounded(self) -> bool:
-        """Growing met a bound, so that there may be more of the structure."""
-        return self.growing.bounded
-
     def _nothing_grown(self) -> Growing:
         propose = self._propose if self.cross_patch else None
         return Growing(self.name, self.hu.shape, self._answer, propose, self.growth, self.most_voxels)
 
     def _grow(self, click: VoxelClick) -> None:
         if self.grown:
+            self.growing.start(self.clicks)
+        else:
+            self.growing = self._nothing_grown()
             self.growing.start([click])
-            return
-        self.growing = self._nothing_grown()
-        self.growing.start([click])
-        part = self.growing.canvas.touched()
-        self.canvas.join(part.box, part.probability())
+            part = self.growing.canvas.touched()
+            self.canvas.join(part.box, part.probability())
+        self.bounded |= self.growing.bounded
 
     def _correct(self, click: VoxelClick) -> None:
         if not click.positive and self.grown:
@@ -126,6 +124,7 @@ class ClickedStructure:
             self._drop_what_is_cut_off()
         elif not self.growing.is_covered(click.zyx):
             self.growing.go_on(self.clicks, patch)
+            self.bounded |= self.growing.bounded
 
     def _cube_for(self, click: VoxelClick) -> Patch:
         """The cube of the nearest positive click that holds this one well, or a cube of its own."""
