@@ -141,9 +141,8 @@ class Growing:
         self.filled = np.zeros(blocks, dtype=np.float32)  # share of each block's voxels in the mask
         self.covered = np.zeros(blocks, dtype=bool)  # seen well by a cube
         self.closed = np.zeros(blocks, dtype=bool)  # looked at in vain
-        self.cut: NDArray[np.bool_] | None = (
-            None  # voxels that were cut back: what cubes say of them is wrong
-        )
+        # voxels that were cut back: what cubes say of them is wrong
+        self.cut: NDArray[np.bool_] | None = None
         self.merged: dict[Patch, NDArray[np.bool_]] = {}  # with each cube's own mask
         self.cubes = self.dropped = 0
         self.bounded = False
