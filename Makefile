@@ -18,8 +18,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python demo/run.py
 
-test: setup lint
-	$(BIN)/python -m pytest -m "not gpu"
+# Style, types and architecture are checked beside the first tests, and told of last
+test: setup
+	$(MAKE) --no-print-directory lint > .lint.log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest -m "not gpu"; tests=$$?; \
+	wait $$lint; style=$$?; cat .lint.log; exit $$((tests | style))
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,4 +42,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf demo/input demo/output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf demo/input demo/output .pytest_cache .mypy_cache .ruff_cache .lint.log
