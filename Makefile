@@ -18,11 +18,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python demo/run.py
 
-# Style, types and architecture are checked beside the first tests, and told of last
+# Style, types and architecture are checked beside the first tests; what is wrong with them is told last
 test: setup
 	$(MAKE) --no-print-directory lint > .lint.log 2>&1 & lint=$$!; \
 	$(BIN)/python -m pytest -m "not gpu"; tests=$$?; \
-	wait $$lint; style=$$?; cat .lint.log; exit $$((tests | style))
+	wait $$lint; style=$$?; [ $$style = 0 ] || cat .lint.log; exit $$((tests | style))
 
 lint: setup
 	$(BIN)/ruff check .
