@@ -64,23 +64,6 @@ class Growth:
     cross_patch: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Grown:
-    """A structure as far as it grew.
-
-    Attributes:
-        canvas: its merged probabilities.
-        cubes: how many were decoded.
-        dropped: of those, how many disagreed with what was known.
-        bounded: it met a bound, so that there may be more of it.
-    """
-
-    canvas: Canvas
-    cubes: int
-    dropped: int
-    bounded: bool
-
-
 Answer = Callable[[Patch, tuple[VoxelClick, ...]], NDArray[np.float32]]
 """(cube, clicks) -> probabilities (64, 64, 64)."""
 
@@ -96,7 +79,7 @@ def grow(
     propose: Propose | None,
     settings: Growth,
     most_voxels: int | None = None,
-) -> Grown:
+) -> Growing:
     """The whole structure that the clicks point at.
 
     Args:
@@ -110,7 +93,7 @@ def grow(
     """
     growing = Growing(name, shape, answer, propose, settings, most_voxels)
     growing.start(clicks)
-    return Grown(growing.canvas, growing.cubes, growing.dropped, growing.bounded)
+    return growing
 
 
 class Growing:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.segmentation.decoder import VoxelClick
-from ctsam3d.segmentation.grow import Answer, Grown, Growth, fewest_cubes, grow
+from ctsam3d.segmentation.grow import Answer, Growing, Growth, fewest_cubes, grow
 from ctsam3d.segmentation.patches import Patch
 
 SHAPE = (200, 190, 180)
@@ -50,7 +50,7 @@ def knowing(truth: NDArray[np.bool_], seen: NDArray[np.int64] | None = None) -> 
     return answer
 
 
-def mask_of(grown: Grown) -> NDArray[np.bool_]:
+def mask_of(grown: Growing) -> NDArray[np.bool_]:
     return grown.canvas.probability() > 0.5
 
 
