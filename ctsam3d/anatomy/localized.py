@@ -8,6 +8,7 @@ nothing more.
 from __future__ import annotations
 
 BACKGROUND = "background"
+UNKNOWN = 255  # id of voxels of a labelled case of which nothing is known, unless the case gives it a name
 
 LOCALIZED: tuple[str, ...] = (
     "lung_left",

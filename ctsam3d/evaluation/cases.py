@@ -3,7 +3,7 @@
 A case holds `ct.nii.gz` (or a folder `ct` with the objects of one DICOM series), `labels.nii.gz` and `labels.json`. The
 last is an object with `labels` (id -> name) and `annotated` (names); without `annotated`, or as a bare object of
 id -> name as `ctsam3d segment` writes it, all that is in view was labelled. What is not annotated is unknown and not
-absent.
+absent, and of voxels with the id 255, where that is no label's, nothing is known: they are not scored.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctsam3d.anatomy.localized import UNKNOWN
 from ctsam3d.imaging.dicom import read_folder
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume
@@ -61,12 +62,14 @@ class LabelledCase:
         volume: on its own grid.
         labels: unsigned integers (z, y, x) on the same grid; 0 is no label.
         names: of the labels.
+        unknown: bool (z, y, x), where nothing is known; None where there is no such place.
     """
 
     name: str
     volume: Volume
     labels: NDArray[Any]
     names: LabelNames
+    unknown: NDArray[np.bool_] | None = None
 
 
 def read_names(folder: Path) -> LabelNames:
@@ -124,12 +127,13 @@ def read_case(folder: Path, names: LabelNames) -> LabelledCase:
         labels, geometry = read_labels(path)
     except (Rejected, OSError) as fault:
         raise CaseError(f"{path}: {_why(fault)}") from None
-    strangers = sorted({int(label) for label in np.unique(labels)} - {0, *names.names})
+    strangers = sorted({int(label) for label in np.unique(labels)} - {0, UNKNOWN, *names.names})
     if strangers:
         listed = ", ".join(map(str, strangers[:5]))
         raise CaseError(f"{path}: holds labels that {folder / 'labels.json'} does not name: {listed}")
     on_image = _on_grid_of(volume.geometry, labels, geometry, path, image)
-    return LabelledCase(folder.name, volume, on_image, names)
+    unknown = on_image == UNKNOWN if UNKNOWN not in names.names else np.zeros((), dtype=bool)
+    return LabelledCase(folder.name, volume, on_image, names, unknown if unknown.any() else None)
 
 
 def _on_grid_of(

@@ -110,7 +110,7 @@ def score_case(
         asked_for = {CLICKED: None} if mask is None else {(Method.CLICKS,): None, (Method.CORRECTED,): mask}
         for methods, prompt in asked_for.items():
             for state in clicked(
-                segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt
+                segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt, case.unknown
             ):
                 last = state.clicks == most_clicks
                 for method in methods:
@@ -127,7 +127,7 @@ def _automatic(
 ) -> Scored:
     """One target out of a label map that holds them all."""
     ids = [answer.label_ids[name] for name in target.classes if name in answer.label_ids]
-    found = np.isin(answer.labels, ids)
+    found = _without(case.unknown, np.isin(answer.labels, ids))
     findings = [answer.findings[name] for name in target.classes]
     # of several structures in one: the least sure of those that were found
     there = [finding for finding in findings if finding.status is not Status.ABSENT] or findings
@@ -162,6 +162,7 @@ def _clicked(
     """One target after some clicks."""
     # surfaces take longer than clicks do
     surfaces = last or answer.clicks in SHOWN_CLICKS
+    found = _without(case.unknown, answer.found)
     score = Score(
         case=case.name,
         structure=target.name,
@@ -170,11 +171,16 @@ def _clicked(
         status=Status.OK if answer.found.any() else Status.ABSENT,
         reason=_BOUNDED if answer.bounded else None,
         confidence=None,
-        metrics=compare(answer.found, truth, case.volume.geometry, surfaces=surfaces),
+        metrics=compare(found, truth, case.volume.geometry, surfaces=surfaces),
         truncated=truncated,
         cubes=answer.cubes,
     )
-    return Scored(score, truth, answer.found)
+    return Scored(score, truth, found)
+
+
+def _without(unknown: NDArray[np.bool_] | None, found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask without what lies where nothing is known."""
+    return found if unknown is None else found & ~unknown
 
 
 def _truncated(case: LabelledCase, truth: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def clicked(
     truth: NDArray[np.bool_],
     most_clicks: int,
     prompt: Prompt | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> Iterator[Answer]:
     """Click up to so many times on one structure; fewer where nothing is wrong any more.
 
@@ -62,12 +63,14 @@ def clicked(
         truth: bool (z, y, x) with at least one voxel.
         most_clicks: at least 1.
         prompt: what is known of the structure without clicks; None for nothing.
+        unknown: bool (z, y, x), where nobody can say what is wrong; None for nowhere.
     """
     wanted = _on_model_grid(truth, source, grid.geometry)
+    known = None if unknown is None else _on_model_grid(~unknown, source, grid.geometry)
     structure = segmenter.clicked(name, grid, prompt)
     mask = _shown(name, structure.canvas, grid)
     for count in range(1, most_clicks + 1):
-        click = next_click(mask, wanted)
+        click = next_click(mask if known is None else mask & known, wanted)
         if click is None:
             return
         mask = _shown(name, structure.click([click]), grid)

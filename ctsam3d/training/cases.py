@@ -16,10 +16,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, classes_of
+from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, LOCALIZED, UNKNOWN, classes_of
 from ctsam3d.training import lossy
 
-UNKNOWN = 255  # id of voxels of which nothing is known
 # TotalSegmentator label maps name everything they know; these it does not know and so they stay unknown there.
 _NOT_IN_TOTALSEGMENTATOR = {"brainstem", "parotid_gland_left", "parotid_gland_right"}
 # Vessels, single muscles and the cartilage of the ribs are one organ each for a phantom's whole trunk.

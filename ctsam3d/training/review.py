@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ctsam3d.anatomy.localized import UNKNOWN
 from ctsam3d.evaluation.cases import read_names
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
 from ctsam3d.training.bones import as_dense, dense
-from ctsam3d.training.cases import REVIEWED, UNKNOWN
+from ctsam3d.training.cases import REVIEWED
 from ctsam3d.training.heads import BRAIN, SKULL, vault
 
 BUNDLED = Path(__file__).with_name("review.toml")

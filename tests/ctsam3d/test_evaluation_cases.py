@@ -93,6 +93,18 @@ def test_labels_without_a_name_are_refused(folder: Path) -> None:
         case_of(folder)
 
 
+def test_of_voxels_with_an_id_that_is_no_labels_nothing_is_known(folder: Path) -> None:
+    image = nibabel.load(folder / "labels.nii.gz")
+    labels = np.asarray(image.dataobj).copy()
+    assert case_of(folder).unknown is None
+    labels[0] = 255
+    nibabel.save(nibabel.Nifti1Image(labels, image.affine), folder / "labels.nii.gz")
+    unknown = case_of(folder).unknown
+    assert unknown is not None and unknown[:, :, 0].all() and not unknown[:, :, 1:].any()
+    (folder / "labels.json").write_text('{"3": "lung", "255": "liver"}')
+    assert case_of(folder).unknown is None
+
+
 def test_labels_on_another_grid_are_refused(folder: Path) -> None:
     labels = np.asarray(nibabel.load(folder / "labels.nii.gz").dataobj)
     affine = nibabel.load(folder / "labels.nii.gz").affine

@@ -7,9 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from ctsam3d.anatomy.localized import UNKNOWN
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.training import __main__ as commands
-from ctsam3d.training.cases import UNKNOWN
 from ctsam3d.training.review import BUNDLED, Right, read_reviews, reviewed
 
 _GRID = Geometry((20, 30, 30), np.diag([2.0, 2.0, 4.0, 1.0]))

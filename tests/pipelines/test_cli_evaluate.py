@@ -83,6 +83,25 @@ def test_a_bad_case_is_named_and_costs_none_of_the_others(
         assert picture in report and (out / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_unknown_is_neither_scored_nor_clicked_on(
+    tmp_path: Path, weights: Path, evaluate: Callable[..., Done]
+) -> None:
+    network, _ = checkpoint.load(weights)
+    torch.nn.init.constant_(network.get_parameter("mask_decoder.mask_prediction_head.0.bias"), 20)
+    everywhere = tmp_path / "everywhere.safetensors"
+    checkpoint.save(everywhere, network, {"note": "finds a structure in every voxel"})
+    labels = np.full((24, 24, 24), 255)
+    labels[8:16, 8:16, 8:16] = 1
+    geometry = Geometry.from_spacing(labels.shape, (2.5, 2.5, 2.5), (0, 0, 0))
+    case = write_case(tmp_path / "box", np.where(labels == 1, 50, -100), labels, geometry, {1: "liver"})
+    done = evaluate(case, "--out", tmp_path / "out", "--weights", everywhere, "--clicks", "2")
+    assert done.code == 0, done.err
+    scores = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    assert all(score["found_ml"] <= score["truth_ml"] for score in scores)
+    # all that is known is right, so that there is no second click
+    assert [(s["clicks"], s["dice"]) for s in scores if s["method"] == "clicks"] == [(1, 1.0)]
+
+
 def test_mistakes_are_named_before_anything_is_scored(
     tmp_path: Path, case: Path, weights: Path, evaluate: Callable[..., Done]
 ) -> None:
