@@ -105,9 +105,23 @@ class Worst:
         if not self._kept:
             return False
         figure = Figure(figsize=(12, 3.6 * len(self._kept)), facecolor="black", layout="constrained")
-        axes = figure.subplots(len(self._kept), 3, squeeze=False)
-        for row, (_, _, score, planes) in zip(axes, sorted(self._kept, reverse=True), strict=True):
-            for place, plane in zip(row, planes, strict=True):
+        # the sheet's own line is a row too: titles of rows and of the sheet would lie on each other
+        heading, *rows = figure.subfigures(
+            1 + len(self._kept), 1, height_ratios=[0.15, *[3.6] * len(self._kept)]
+        )
+        heading.set_facecolor("black")
+        heading.suptitle(
+            "green: truth, red: found; the patient's left is on the right", color="white", fontsize=9
+        )
+        for row, (_, _, score, planes) in zip(rows, sorted(self._kept, reverse=True), strict=True):
+            row.set_facecolor("black")
+            metrics = score.metrics
+            row.suptitle(
+                f"{score.case}  {score.structure}  {score.method}, {score.status}: Dice {metrics.dice:.2f}, "
+                f"{metrics.found_ml:.0f} of {metrics.truth_ml:.0f} ml",
+                color="white", fontsize=9, x=0.01, ha="left",
+            )  # fmt: skip
+            for place, plane in zip(row.subplots(1, 3), planes, strict=True):
                 origin = "upper" if plane.upright else "lower"
                 place.imshow(plane.grey, cmap="gray", vmin=0, vmax=1, origin=origin, aspect=plane.aspect)
                 for mask, colour in ((plane.truth, _TRUE), (plane.found, _FOUND)):
@@ -115,15 +129,6 @@ class Worst:
                         place.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
                 place.set_title(plane.name, color="white", fontsize=8, loc="right")
                 place.axis("off")
-            metrics = score.metrics
-            row[0].set_title(
-                f"{score.case}  {score.structure}  {score.method}, {score.status}: Dice {metrics.dice:.2f}, "
-                f"{metrics.found_ml:.0f} of {metrics.truth_ml:.0f} ml",
-                color="white", fontsize=9, loc="left",
-            )  # fmt: skip
-        figure.suptitle(
-            "green: truth, red: found; the patient's left is on the right", color="white", fontsize=9
-        )
         FigureCanvasAgg(figure).print_png(str(path))
         return True
 
