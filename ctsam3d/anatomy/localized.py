@@ -86,6 +86,7 @@ _MERGED: dict[str, tuple[str, ...]] = {
     "small_bowel_with_duodenum": ("small_bowel", "duodenum"),
     # a voxel phantom's brain includes the stem; a trunk's skull may include the mandible
     "brain": ("brain", "brainstem"),
+    "brain_beyond_its_stem": ("brain",),
     "skull": ("skull", "mandible"),
     "salivary_glands_left": ("parotid_gland_left", BACKGROUND),
     "salivary_glands_right": ("parotid_gland_right", BACKGROUND),

@@ -106,9 +106,8 @@ class Worst:
             return False
         figure = Figure(figsize=(12, 3.6 * len(self._kept)), facecolor="black", layout="constrained")
         # the sheet's own line is a row too: titles of rows and of the sheet would lie on each other
-        heading, *rows = figure.subfigures(
-            1 + len(self._kept), 1, height_ratios=[0.15, *[3.6] * len(self._kept)]
-        )
+        heights = [0.15, *[3.6] * len(self._kept)]
+        heading, *rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         heading.set_facecolor("black")
         heading.suptitle(
             "green: truth, red: found; the patient's left is on the right", color="white", fontsize=9

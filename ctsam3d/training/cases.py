@@ -26,6 +26,8 @@ _NOT_IN_PHANTOMS = (
     "aorta", "inferior_vena_cava", "iliac", "portal_vein", "autochthon", "iliopsoas", "gluteus", "costal",
 )  # fmt: skip
 _SALIVARY = "salivary_glands_"  # and left or right
+# A phantom's brain includes the stem, which ends so far above the lowest of it at most, and so far from its midline.
+_HIGHEST_STEM_MM, _WIDEST_STEM_MM = 75.0, 30.0
 # A case that names more structures than this was labelled whole: what it could name and did not is not there.
 _NAMES_OF_A_WHOLE_BODY_LABELLING = 40
 REVIEWED = "reviewed"  # of a case's labels.json: what was not drawn but looked at
@@ -61,12 +63,25 @@ class Case:
         """Whether it names so many classes, and leaves no voxel unknown, that a body can be painted of it."""
         return len(self.known) >= least_known and not (self.labels == UNKNOWN).any()
 
+    def classes(self, label: int) -> tuple[str, ...]:
+        """Localizer classes that a voxel of a label may belong to, as far as its name says.
+
+        A name that covers several leaves out what has a label of its own here: with a mandible beside it, a skull is
+        nothing but skull.
+        """
+        name = self.names[label]
+        classes = classes_of(name)
+        if len(classes) == 1 or BACKGROUND in classes:
+            return classes
+        apart = {c for other in self.names.values() if len(only := classes_of(other)) == 1 for c in only}
+        return tuple(c for c in classes if c == name or c not in apart & self.known)
+
     def allowed(self) -> NDArray[np.bool_]:
         """bool (256, classes): which localizer classes a voxel of each label id may belong to."""
         table = np.zeros((256, len(CLASSES)), dtype=bool)
         unknown = [i for i, c in enumerate(CLASSES) if c != BACKGROUND and c not in self.known]
         for label in (0, *self.names):
-            classes = (BACKGROUND,) if label == 0 else classes_of(self.names[label])
+            classes = (BACKGROUND,) if label == 0 else self.classes(label)
             table[label, [CLASSES.index(c) for c in classes]] = True
             if BACKGROUND in classes:
                 table[label, unknown] = True
@@ -95,22 +110,24 @@ def known_classes(document: dict[str, object]) -> frozenset[str]:
     if names is None:  # a TotalSegmentator label map: whatever is not labelled is not there
         return frozenset(whole_body)
     assert isinstance(names, list)
-    phantom = "ICRP" in str(document.get("source", ""))
     known = {c for name in names for c in classes_of(str(name)) if c != BACKGROUND}
     if len(names) > _NAMES_OF_A_WHOLE_BODY_LABELLING:
         known |= whole_body
     elif not any(n == "vertebrae" or str(n).startswith("vertebrae_L") for n in names):
         known.discard("vertebrae")  # one vertebra of a crop is not the spine
-    if phantom:
+    if _is_phantom(document):
         known -= {c for c in LOCALIZED if c.startswith(_NOT_IN_PHANTOMS)}
     return frozenset(known)
+
+
+def _is_phantom(document: dict[str, object]) -> bool:
+    return "ICRP" in str(document.get("source", ""))
 
 
 def _names(document: dict[str, object]) -> dict[int, str]:
     labels = document["labels"]
     assert isinstance(labels, dict)
-    phantom = "ICRP" in str(document.get("source", ""))
-    renamed = {"small_bowel": "small_bowel_with_duodenum"} if phantom else {}
+    renamed = {"small_bowel": "small_bowel_with_duodenum"} if _is_phantom(document) else {}
     return {int(k): renamed.get(v, str(v)) for k, v in labels.items()}
 
 
@@ -118,7 +135,8 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
     """A case on a cubic LPS+ grid: image averaged then linear, labels nearest.
 
     Of the salivary glands of a side, which voxel phantoms name as one, the largest piece is the parotid gland. Without
-    that a phantom says where none is and never where one is, and a network that is shown phantoms finds none.
+    that a phantom says where none is and never where one is, and a network that is shown phantoms finds none. Of their
+    brain, which includes the stem, what is too high or too far to the side for one is named apart.
     """
     import nibabel
 
@@ -127,6 +145,8 @@ def read_case(folder: Path, spacing_mm: float) -> Case:
     image = folder / "ct.nii.gz"
     hu = read_hu(image, spacing_mm) if image.exists() else None
     names = _parotids_named(labels, _names(document))
+    if _is_phantom(document):
+        names = _brain_named(labels, names, spacing_mm)
     organs = folder / "organs.nii.gz"
     tissue = _on_grid(nibabel.load(organs), spacing_mm, order=0).astype(np.uint8) if organs.exists() else None
     return Case(
@@ -153,6 +173,20 @@ def _parotids_named(labels: NDArray[np.uint8], names: dict[int, str]) -> dict[in
             labels[largest], named[own] = own, f"parotid_gland_{side}"
             named[label] = f"other_{name}"
     return named
+
+
+def _brain_named(labels: NDArray[np.uint8], names: dict[int, str], spacing_mm: float) -> dict[int, str]:
+    """Names with that of a brain where it cannot be brainstem, whose voxels get a label of their own."""
+    label = next((label for label, name in names.items() if name == "brain"), None)
+    voxels = np.argwhere(labels == label)
+    if label is None or not len(voxels):
+        return names
+    z, _, x = voxels.T
+    off_midline_mm = np.abs(x - np.median(x)) * spacing_mm
+    beyond = ((z - z.min()) * spacing_mm > _HIGHEST_STEM_MM) | (off_midline_mm > _WIDEST_STEM_MM)
+    own = max(names) + 1
+    labels[tuple(voxels[beyond].T)] = own
+    return names | {own: "brain_beyond_its_stem"}
 
 
 def finest_spacing_mm(folder: Path) -> float:

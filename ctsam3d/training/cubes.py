@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED, classes_of
+from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED
 from ctsam3d.network import windows
 from ctsam3d.network.click_maps import PADDING
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
@@ -216,9 +216,9 @@ def _prepare(case: Case) -> _Prepared:
     allowed = case.allowed()
     found_boxes = ndimage.find_objects(case.labels, 255)
     truth_of, known_of, places = {}, {}, {}
-    for name in case.names.values():
-        for cls in classes_of(name):
-            if cls == BACKGROUND or cls in places or len(classes_of(name)) > 1:
+    for label in case.names:
+        for cls in (classes := case.classes(label)):
+            if cls == BACKGROUND or cls in places or len(classes) > 1:
                 continue
             is_it, known = decided(allowed, cls)
             boxes = [box for i, box in enumerate(found_boxes, 1) if box is not None and is_it[i]]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ctsam3d.anatomy.localized import BACKGROUND, CLASSES, classes_of
+from ctsam3d.anatomy.localized import BACKGROUND, CLASSES
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, windowed
 from ctsam3d.training.augment import Pose, change_phase, crop_around, draw_grid, jitter_hu, sample, thicken
 from ctsam3d.training.cases import Case, as_often, choose, load_cases
@@ -113,9 +113,9 @@ class LocalizerPatches:
 
 def _prepare(case: Case) -> _Prepared:
     places: dict[str, NDArray[np.int32]] = {}
-    for label, name in case.names.items():
-        for cls in classes_of(name):
-            if cls == BACKGROUND or len(classes_of(name)) > 2:
+    for label in case.names:
+        for cls in (classes := case.classes(label)):
+            if cls == BACKGROUND or len(classes) > 2:
                 continue
             found = np.argwhere(case.labels == label)[::7].astype(np.int32)
             if len(found):

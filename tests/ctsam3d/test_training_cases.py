@@ -7,7 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from ctsam3d.training.cases import decided, read_case
+from ctsam3d.anatomy.localized import CLASSES
+from ctsam3d.training.cases import Case, decided, read_case
 from ctsam3d.training.synthesize import paint
 
 
@@ -63,6 +64,40 @@ def test_the_largest_piece_of_a_sides_salivary_glands_is_its_parotid(tmp_path: P
     }  # fmt: skip
     is_it, known = decided(case.allowed(), "parotid_gland_left")
     assert is_it[case.labels].sum() == 800 and known[case.labels].all()
+
+
+def test_a_phantoms_brain_is_no_stem_where_none_can_be(tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    folder.mkdir()
+    labels = np.zeros((40, 30, 60), dtype=np.uint8)
+    labels[5:35, 5:25, 10:50] = 1  # 90 mm wide, 120 high
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-3.0, -3.0, 3.0, 1.0])), folder / "labels.nii.gz")
+    document = {"labels": {"1": "brain"}, "annotated": ["brain"], "source": "ICRP publication 110"}
+    (folder / "labels.json").write_text(json.dumps(document))
+    case = read_case(folder, 3.0)
+    allowed = case.allowed()[case.labels]
+    brain, stem = (allowed[..., CLASSES.index(name)] for name in ("brain", "brainstem"))
+    inside = labels.T > 0
+    assert np.array_equal(brain & inside, inside)
+    assert not stem[36:50].any() and not stem[10:50, 5:25, 5:9].any() and stem[10:35, 5:25, 11:29].all()
+
+
+def test_a_name_of_several_structures_leaves_out_what_has_a_label_of_its_own() -> None:
+    names = {1: "skull", 2: "mandible", 3: "brain", 4: "pulmonary_vein", 5: "heart"}
+    labels = np.zeros((2, 2, 2), dtype=np.uint8)
+
+    def classes(label: int, known: set[str]) -> set[str]:
+        return set(Case("case", None, labels, None, names, {}, frozenset(known), 3.0).classes(label))
+
+    assert classes(1, {"skull", "mandible"}) == {"skull"}
+    assert classes(1, {"skull"}) == {
+        "skull",
+        "mandible",
+    }  # of some of the image alone, as far as anybody knows
+    assert classes(3, {"brain"}) == {"brain", "brainstem"}
+    assert "heart" in classes(
+        4, {"heart"}
+    )  # where one ends and the other begins is drawn differently everywhere
 
 
 def test_painted_tissues_are_where_their_labels_are() -> None:
