@@ -18,10 +18,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python demo/run.py
 
+# Many tests wait for a cluster or a store, so that two files run at a time; a file's tests share what is costly to set up.
 # Style, types and architecture are checked beside the first tests; what is wrong with them is told last
 test: setup
 	$(MAKE) --no-print-directory lint > .lint.log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest -m "not gpu"; tests=$$?; \
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile; tests=$$?; \
 	wait $$lint; style=$$?; [ $$style = 0 ] || cat .lint.log; exit $$((tests | style))
 
 lint: setup
