@@ -23,6 +23,9 @@ from ctsam3d.segmentation.segmenter import Segmenter, Settings, weights_path
 
 RNG = np.random.default_rng(5)
 HU = RNG.integers(-200, 300, (70, 72, 74)).astype(np.int16)
+ROUNDING = (
+    3e-4  # what the order of additions in float32 may move a probability of the bundled weights by, on noise
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_a_device_without_room_is_asked_less_at_a_time_down_to_one_cube(model: C
     answers = decoder.answer(HU, questions)
     assert decoder.batch == room == max(asked for asked, _ in counted.asked)
     roomy = CubeDecoder(model, torch.device("cpu"), 4, FastDecoder(model.mask_decoder).decode)
-    assert np.abs(answers - roomy.answer(HU, questions)).max() < 1e-4
+    assert np.abs(answers - roomy.answer(HU, questions)).max() <= ROUNDING
 
 
 class Tank:
@@ -128,7 +131,7 @@ def test_a_decoder_that_was_fitted_asks_so_many_at_a_time_and_answers_alike(mode
     answers = decoder.answer(HU, questions)
     assert counted.asked[3:] == [(6, False), (1, False)]
     plain = CubeDecoder(model, torch.device("cpu"), 4, FastDecoder(model.mask_decoder).decode)
-    assert np.abs(answers - plain.answer(HU, questions)).max() < 1e-4
+    assert np.abs(answers - plain.answer(HU, questions)).max() <= ROUNDING
 
 
 def test_covering_asks_as_many_cubes_as_the_decoder_takes(model: CtSam3d) -> None:
@@ -147,7 +150,7 @@ def test_covering_asks_as_many_cubes_as_the_decoder_takes(model: CtSam3d) -> Non
         sizes = [asked for asked, _ in counted.asked]
         assert max(sizes) == batch and sum(sizes) == cubes
         found.append(canvas.probability())
-    assert np.abs(found[0] - found[1]).max() < 1e-4
+    assert np.abs(found[0] - found[1]).max() <= ROUNDING
 
 
 def test_centred_clicks_are_asked_apart_from_what_would_slow_them(model: CtSam3d) -> None:
@@ -161,7 +164,7 @@ def test_centred_clicks_are_asked_apart_from_what_would_slow_them(model: CtSam3d
     assert counted.asked == [(2, False), (1, False), (2, True)]
     plain = CubeDecoder(model, torch.device("cpu"), 1)
     for answer, asked in zip(together, questions, strict=True):
-        assert np.abs(answer - plain.answer(HU, [asked])[0]).max() <= 1e-4
+        assert np.abs(answer - plain.answer(HU, [asked])[0]).max() <= ROUNDING
 
 
 def test_a_cube_is_embedded_once_whatever_is_asked_of_it() -> None:

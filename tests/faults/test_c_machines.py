@@ -65,7 +65,8 @@ def test_C09_a_run_that_waits_for_a_machine_that_never_comes_ends_with_code_3(
 def test_C08_a_machine_lost_and_another_in_its_place_cost_no_series(machines: Any, place: Place) -> None:
     machines.add_node(**WORKER)
     before = place.records()
-    run = place.start(0.7, resources(machines))
+    # the watch is another test's: here a machine may take its time to come
+    run = place.start(0.7, resources(machines) | {"stall_timeout_s": 4 * STALL_S})
     run.wait_until(place.has_records(len(before) + 1))
     machines.remove_node(next(iter(machines.worker_nodes)), allow_graceful=False)
     assert len(place.records()) < SERIES
