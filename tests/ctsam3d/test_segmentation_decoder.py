@@ -23,9 +23,8 @@ from ctsam3d.segmentation.segmenter import Segmenter, Settings, weights_path
 
 RNG = np.random.default_rng(5)
 HU = RNG.integers(-200, 300, (70, 72, 74)).astype(np.int16)
-ROUNDING = (
-    3e-4  # what the order of additions in float32 may move a probability of the bundled weights by, on noise
-)
+# what the order of additions in float32 may move a probability of the bundled weights by, on noise
+ROUNDING = 3e-4
 
 
 @pytest.fixture(scope="module")
