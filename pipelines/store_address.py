@@ -21,20 +21,20 @@ _KEY_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=5)
-# A store that is started again is away for some seconds, which must cost no series. A pause is drawn between the
-# first one and `base` times the one before: by a base of 3, one request in seventy draws such short ones that it is
-# given up within four seconds; by 6, one in a thousand within twelve.
+# A store that is started again is away for some seconds, which must cost no series. A pause is drawn between the first
+# one and three times the one before: of requests that are made 15 times, one in seventy draws such short ones that it
+# is given up within four seconds; of 31 times, one in a thousand within twelve.
 _RETRIES: dict[str, Any] = {
-    "max_retries": 14,
+    "max_retries": 30,
     "retry_timeout": timedelta(seconds=60),
-    "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 6},
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=5),
+        "base": 3,
+    },
 }
 # At first contact somebody waits, and no answer most likely means a wrong address.
-_FEW_RETRIES: dict[str, Any] = _RETRIES | {
-    "max_retries": 4,
-    "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 3},
-}
+_FEW_RETRIES: dict[str, Any] = _RETRIES | {"max_retries": 4}
 _TIMEOUTS: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 
 

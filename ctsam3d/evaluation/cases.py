@@ -127,13 +127,14 @@ def read_case(folder: Path, names: LabelNames) -> LabelledCase:
         labels, geometry = read_labels(path)
     except (Rejected, OSError) as fault:
         raise CaseError(f"{path}: {_why(fault)}") from None
-    strangers = sorted({int(label) for label in np.unique(labels)} - {0, UNKNOWN, *names.names})
+    unnamed = {int(label) for label in np.unique(labels)} - {0, *names.names}
+    strangers = sorted(unnamed - {UNKNOWN})
     if strangers:
         listed = ", ".join(map(str, strangers[:5]))
         raise CaseError(f"{path}: holds labels that {folder / 'labels.json'} does not name: {listed}")
     on_image = _on_grid_of(volume.geometry, labels, geometry, path, image)
-    unknown = on_image == UNKNOWN if UNKNOWN not in names.names else np.zeros((), dtype=bool)
-    return LabelledCase(folder.name, volume, on_image, names, unknown if unknown.any() else None)
+    unknown = on_image == UNKNOWN if UNKNOWN in unnamed else None
+    return LabelledCase(folder.name, volume, on_image, names, unknown)
 
 
 def _on_grid_of(

@@ -90,14 +90,11 @@ def test_a_name_of_several_structures_leaves_out_what_has_a_label_of_its_own() -
         return set(Case("case", None, labels, None, names, {}, frozenset(known), 3.0).classes(label))
 
     assert classes(1, {"skull", "mandible"}) == {"skull"}
-    assert classes(1, {"skull"}) == {
-        "skull",
-        "mandible",
-    }  # of some of the image alone, as far as anybody knows
+    # of some of the image alone, as far as anybody knows
+    assert classes(1, {"skull"}) == {"skull", "mandible"}
     assert classes(3, {"brain"}) == {"brain", "brainstem"}
-    assert "heart" in classes(
-        4, {"heart"}
-    )  # where one ends and the other begins is drawn differently everywhere
+    # where one ends and the other begins is drawn differently everywhere
+    assert "heart" in classes(4, {"heart"})
 
 
 def test_painted_tissues_are_where_their_labels_are() -> None:
