@@ -32,6 +32,11 @@ _HEADS_MM = 12.0  # and so near to the spine heads of ribs
 _BLADE_MM = 25.0  # how far a shoulder blade reaches beyond its mask
 _PROCESSES_MM = ((-12.0, 12.0), (4.0, 55.0))  # left and right of the canal, and behind it
 _CLOSED_MM = 3.5
+_SOLID_HU = 140.0  # of the shells of thick bones
+_SHELL_MM, _NOTCH_MM = (
+    1.0,
+    1.5,
+)  # what is closed of a shell before marrow is looked for in it, and of the bone after
 _ORGANS = ("lung_left", "lung_right", "liver", "spleen", "heart", "stomach")
 _NO_RIBS = (
     "vertebrae", "sternum", "scapula_left", "scapula_right", "clavicula_left", "clavicula_right", "humerus_left",
@@ -44,7 +49,7 @@ def as_dense(name: str, hu: NDArray[np.int16], masks: Masks, spacing_mm: NDArray
     """The bone that a mask found part of.
 
     Args:
-        name: of the bone; others than ribs, shoulder blades and vertebrae are closed and filled.
+        name: of the bone; others than ribs and shoulder blades are what is dense of them and what that encloses.
         hu: of the image.
         masks: of all structures that are known, this one among them.
         spacing_mm: of the voxels (z, y, x).
@@ -53,11 +58,29 @@ def as_dense(name: str, hu: NDArray[np.int16], masks: Masks, spacing_mm: NDArray
         return _ribs(hu, masks, spacing_mm)
     if name.startswith("scapula"):
         return _shoulder_blade(name, hu, masks, spacing_mm)
-    bone = _filled(masks[name], spacing_mm)
     if name != "vertebrae":
-        return bone
+        return _solid(masks[name], hu, spacing_mm, slice_by_slice=True)
+    # the rims of two bodies may enclose the disc between them in a slice, but not in three dimensions
+    bone = _solid(masks[name], hu, spacing_mm, slice_by_slice=False)
     canal = _any_of(masks, ["spinal_cord"], bone.shape)
     return (bone | _processes(hu, canal, spacing_mm)) & ~canal
+
+
+def no_bone(
+    mask: Mask, bone: Mask, hu: NDArray[np.int16], spacing_mm: NDArray[np.float64], soft_hu: float
+) -> Mask:
+    """What of a mask is not bone for certain: neither dense nor enclosed, and softer than marrow can be there.
+
+    Args:
+        mask: of a bone, as it was found.
+        bone: as the image shows it (`as_dense`).
+        hu: of the image.
+        spacing_mm: of the voxels (z, y, x).
+        soft_hu: softer is no marrow.
+    """
+    blur = [0.0, *(_NOTCH_MM / spacing_mm[1:])]
+    soft: Mask = ndimage.gaussian_filter(hu.astype(np.float32), blur) < soft_hu
+    return mask & ~bone & soft
 
 
 def dense(hu: NDArray[np.int16], spacing_mm: NDArray[np.float64], least_hu: float = _RIB_HU) -> Mask:
@@ -95,6 +118,20 @@ def _shoulder_blade(name: str, hu: NDArray[np.int16], masks: Masks, spacing_mm: 
     return _filled(largest, spacing_mm) & ~others
 
 
+def _solid(
+    mask: Mask, hu: NDArray[np.int16], spacing_mm: NDArray[np.float64], *, slice_by_slice: bool
+) -> Mask:
+    """What is dense of a mask, a voxel beyond it, and the marrow that it encloses."""
+    shell = dense(hu, spacing_mm, _SOLID_HU)
+    shell = ndimage.binary_dilation(mask & shell, mask=shell)
+    shell = _closed(shell, spacing_mm, _SHELL_MM)
+    if slice_by_slice:
+        filled = np.stack([ndimage.binary_fill_holes(plane) for plane in shell])
+    else:  # a body that the image cuts is enclosed by the image's end
+        filled = ndimage.binary_fill_holes(np.pad(shell, ((1, 1), (0, 0), (0, 0)), mode="edge"))[1:-1]
+    return _closed(filled, spacing_mm, _NOTCH_MM) & (mask | shell)
+
+
 def _processes(hu: NDArray[np.int16], canal: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """What is dense behind the spinal canal: the spinous processes."""
     bone = dense(hu, spacing_mm, _PROCESS_HU)
@@ -124,12 +161,17 @@ def _between(lungs: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
 
 def _filled(mask: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """Closed and without holes, slice by slice: marrow is not dense."""
-    steps = max(1, round(_CLOSED_MM / spacing_mm[1]))
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in _closed(mask, spacing_mm, _CLOSED_MM)])
+
+
+def _closed(mask: Mask, spacing_mm: NDArray[np.float64], gap_mm: float) -> Mask:
+    """Without gaps of so many mm to both sides, slice by slice."""
+    steps = max(1, round(gap_mm / spacing_mm[1]))
     padded = np.pad(mask, ((0, 0), (steps, steps), (steps, steps)))
-    closed = ndimage.binary_closing(padded, np.ones((1, 3, 3)), iterations=steps)[
+    closed: Mask = ndimage.binary_closing(padded, np.ones((1, 3, 3)), iterations=steps)[
         :, steps:-steps, steps:-steps
     ]
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+    return closed
 
 
 def _any_of(masks: Masks, names: Iterable[str], shape: tuple[int, ...]) -> Mask:

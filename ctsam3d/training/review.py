@@ -25,7 +25,7 @@ from ctsam3d.evaluation.cases import read_names
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
-from ctsam3d.training.bones import as_dense, dense
+from ctsam3d.training.bones import as_dense, dense, no_bone
 from ctsam3d.training.cases import REVIEWED
 from ctsam3d.training.heads import BRAIN, SKULL, vault
 
@@ -33,6 +33,7 @@ BUNDLED = Path(__file__).with_name("review.toml")
 _HEAD = (BRAIN, SKULL)
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
+_THIN = {"ribs", "scapula_left", "scapula_right"}  # bones that have no marrow to speak of
 _MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
 _BESIDE_RIBS_MM = 60.0
 _BEYOND_MM = 80.0  # how far above and below its slices a structure may go on unseen
@@ -47,12 +48,15 @@ class Right:
         around_mm: in other slices the structure may be anywhere so far around its mask.
         dense: it is a bone, and right is what the image shows of it where the mask says it is (`bones.as_dense`), or
             brain or skull, for which no mask is needed (`heads.vault`).
+        soft_hu: what of a dense bone's mask is neither dense nor enclosed is no bone where it is softer, and unknown
+            where it is not: fat is never marrow, discs are softer than it where somebody has seen that they are.
     """
 
     first: int | None = None
     last: int | None = None
     around_mm: float = 30.0
     dense: bool = False
+    soft_hu: float = 20.0
 
 
 Review = Mapping[str, Right]
@@ -164,7 +168,10 @@ def _mend(
         doubtful |= dense(hu, spacing_mm)
     # shoulder blades end where ribs begin
     for name in sorted(wanted - heads, key=lambda name: name != "ribs"):
-        masks[name] = as_dense(name, hu, masks, spacing_mm)
+        mask, bone = masks[name], as_dense(name, hu, masks, spacing_mm)
+        masks[name] = bone
+        if name not in _THIN:
+            doubtful |= mask & ~bone & ~no_bone(mask, bone, hu, spacing_mm, review[name].soft_hu)
     if "ribs" in wanted and masks["ribs"].any():
         off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
         doubtful |= dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)

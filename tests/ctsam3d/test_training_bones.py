@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ctsam3d.training.bones import as_dense
+from ctsam3d.training.bones import as_dense, no_bone
 
 _SHAPE = (20, 80, 80)
 _SPACING_MM = np.array([3.0, 2.0, 2.0])
@@ -73,8 +73,54 @@ def test_a_vertebra_has_its_process_and_not_its_canal(masks: dict[str, np.ndarra
     assert not (bone & _CORD).any()
 
 
-def test_other_bones_are_closed_and_filled() -> None:
-    ring = _box(_ALL, slice(20, 40), slice(20, 40)) & ~_box(_ALL, slice(25, 35), slice(25, 35))
+def test_a_thick_bone_is_its_shell_and_its_marrow_without_a_rim_around_it() -> None:
+    whole = _box(_ALL, slice(20, 40), slice(20, 40))
+    ring = whole & ~_box(_ALL, slice(25, 35), slice(25, 35))
     ring[:, 20:25, 29] = False  # one voxel open
-    bone = as_dense("femur_left", _image(), {"femur_left": ring}, _SPACING_MM)
-    assert _dice(bone, _box(_ALL, slice(20, 40), slice(20, 40))) > 0.99
+    found = ndimage.binary_dilation(whole, np.ones((1, 7, 7)))
+    bone = as_dense("femur_left", _image(ring), {"femur_left": found}, _SPACING_MM)
+    assert _dice(bone, whole) > 0.95
+
+
+def _dense_alone(bone: np.ndarray) -> np.ndarray:
+    return np.where(bone, 240, 40).astype(np.int16)
+
+
+def _two_bodies() -> tuple[np.ndarray, np.ndarray]:
+    """Two vertebral bodies, hollow, and the disc between them, which their rims enclose in one of its slices."""
+    bodies = _box(slice(2, 9), slice(20, 40), slice(20, 40)) | _box(
+        slice(11, 18), slice(20, 40), slice(20, 40)
+    )
+    marrow = _box(slice(3, 8), slice(22, 38), slice(22, 38)) | _box(
+        slice(12, 17), slice(22, 38), slice(22, 38)
+    )
+    rim = _box(slice(9, 10), slice(20, 40), slice(20, 40)) & ~_box(slice(9, 10), slice(22, 38), slice(22, 38))
+    return (bodies & ~marrow) | rim, bodies | rim
+
+
+def test_marrow_is_of_a_vertebra_and_a_disc_is_not() -> None:
+    shell, bone = _two_bodies()
+    found = _box(slice(2, 18), slice(18, 42), slice(18, 42))
+    canal = np.zeros_like(found)
+    vertebrae = as_dense(
+        "vertebrae", _dense_alone(shell), {"vertebrae": found, "spinal_cord": canal}, _SPACING_MM
+    )
+    assert not vertebrae[9:11, 23:37, 23:37].any()
+    assert _dice(vertebrae, bone) > 0.95
+
+
+def test_only_what_is_softer_is_no_bone_for_certain() -> None:
+    shell, _ = _two_bodies()
+    found = _box(slice(2, 18), slice(14, 46), slice(14, 46))
+    hu = _dense_alone(shell)
+    hu[9:11] = np.where(shell[9:11], 240, 80)  # the disc and what lies around it
+    hu[:, 14:18] = -100
+    bone = as_dense("vertebrae", hu, {"vertebrae": found, "spinal_cord": np.zeros_like(found)}, _SPACING_MM)
+    fat = no_bone(found, bone, hu, _SPACING_MM, 0.0)
+    assert fat[:, 15].sum() > 0.9 * found[:, 15].sum()
+    assert not fat[:, 22:].any()
+    discs = no_bone(found, bone, hu, _SPACING_MM, 60.0)
+    assert not discs[9:11, 25:35, 25:35].any()
+    assert discs[2:9, 43:46, 20:40].all()
+    assert not (no_bone(found, bone, hu, _SPACING_MM, 120.0) & bone).any()
+    assert no_bone(found, bone, hu, _SPACING_MM, 120.0)[9:11, 25:35, 25:35].all()

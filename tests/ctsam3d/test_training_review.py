@@ -10,7 +10,7 @@ import pytest
 from ctsam3d.anatomy.localized import UNKNOWN
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.training import __main__ as commands
-from ctsam3d.training.review import BUNDLED, Right, read_reviews, reviewed
+from ctsam3d.training.review import BUNDLED, Right, read_reviews, reviewed, write_case
 
 _GRID = Geometry((20, 30, 30), np.diag([2.0, 2.0, 4.0, 1.0]))
 
@@ -58,6 +58,9 @@ def test_the_bundled_lists_are_read_and_another_key_refused(tmp_path: Path) -> N
     assert read_reviews()["cort_liver"]["spleen"] == Right(last=119)
     second = read_reviews(BUNDLED.with_name("review_2.toml"))
     assert second["waw_tace_1211"]["sacrum"] == Right(first=33, last=62, dense=True)
+    third = read_reviews(BUNDLED.with_name("review_3.toml"))
+    assert third["waw_tace_1211"]["sacrum"] == Right(first=33, last=62, dense=True)
+    assert third["cort_liver"]["vertebrae"] == Right(first=14, dense=True, soft_hu=120.0)
     file = tmp_path / "list.toml"
     for wrong in ("{ from = 3 }", '{ first = "3" }', "{ dense = 1 }", "3"):
         file.write_text(f"[case]\nliver = {wrong}\n")
@@ -114,3 +117,28 @@ def test_the_command_writes_cases_on_the_images_own_grid(
     both = np.asarray(nibabel.load(tmp_path / "out/drawn/labels.nii.gz").dataobj)
     assert np.array_equal(both == 1, found[::-1] == 7)
     assert np.array_equal(both == 2, (smaller == 7) & (found[::-1] == 0))
+
+
+def test_what_a_bone_does_not_enclose_is_no_bone_where_it_is_soft_and_else_unknown(tmp_path: Path) -> None:
+    hu = np.full((30, 30, 12), 40, dtype=np.int16)
+    hu[5:25, 5:25] = 240
+    hu[8:22, 8:22] = -20  # marrow
+    hu[2:5] = -100  # fat on one side, and soft tissue on the other
+    found = np.zeros(hu.shape, dtype=np.uint8)
+    found[2:28, 5:25] = 3
+    for folder in ("data/unlabeled", "found/case"):
+        (tmp_path / folder).mkdir(parents=True)
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])  # along LPS+
+    for name, array in (("data/unlabeled/case", hu), ("found/case/labels", found)):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "found/case/labels.json").write_text('{"3": "hip_left"}')
+
+    def labels(right: Right, out: str) -> np.ndarray:
+        write_case(tmp_path / "data", tmp_path / "found", "case", {"hip_left": right}, tmp_path / out)
+        return np.asarray(nibabel.load(tmp_path / out / "labels.nii.gz").dataobj)
+
+    known = labels(Right(dense=True), "out")
+    assert (known[6:24, 6:24] == 1).all()
+    assert not known[2, 5:25].any()
+    assert (known[27, 6:24] == UNKNOWN).all()
+    assert not labels(Right(dense=True, soft_hu=60.0), "softer")[27, 5:25].any()
