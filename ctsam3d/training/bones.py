@@ -128,7 +128,9 @@ def _solid(
     if slice_by_slice:
         filled = np.stack([ndimage.binary_fill_holes(plane) for plane in shell])
     else:  # a body that the image cuts is enclosed by the image's end
-        filled = ndimage.binary_fill_holes(np.pad(shell, ((1, 1), (0, 0), (0, 0)), mode="edge"))[1:-1]
+        filled = ndimage.binary_fill_holes(np.pad(shell, ((1, 1), (0, 0), (0, 0)), constant_values=True))[
+            1:-1
+        ]
     return _closed(filled, spacing_mm, _NOTCH_MM) & (mask | shell)
 
 

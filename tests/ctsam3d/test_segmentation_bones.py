@@ -59,6 +59,23 @@ def test_marrow_belongs_to_a_thick_bone_and_soft_tissue_beside_it_does_not() -> 
     assert not (bone & ~_grown(_SPINE, 1)).any()
 
 
+def test_between_vertebrae_is_no_bone_and_marrow_is_however_soft() -> None:
+    across = slice(20, 44), slice(16, 44)
+    bodies = _box(slice(3, 17), *across) | _box(slice(24, 38), *across)
+    disc = _box(slice(17, 24), *across)
+    hollow = _box(slice(None), slice(22, 42), slice(18, 42))
+    marrow = hollow & (_box(slice(5, 15), *across) | _box(slice(26, 36), *across))
+    rim = _box(slice(17, 19), *across) & ~hollow
+    hu = _image(bodies | rim)
+    hu[disc & ~rim] = 90
+    for marrow_hu in (200, 85):  # of the young and the old
+        hu[marrow] = marrow_hu
+        bone = within_intensity("vertebrae", _seen(_grown(bodies | disc, 3)), hu) > 0.5
+        assert bone[bodies].mean() > 0.98
+        assert bone[rim].mean() > 0.9
+        assert not bone[18:23, 25:40, 20:40].any()
+
+
 def test_where_little_is_dense_the_mask_stays() -> None:
     probability = _seen(_grown(_RIB, 3))
     assert within_intensity("ribs", probability, _image(_MARROW)) is probability
