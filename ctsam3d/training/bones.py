@@ -33,10 +33,8 @@ _BLADE_MM = 25.0  # how far a shoulder blade reaches beyond its mask
 _PROCESSES_MM = ((-12.0, 12.0), (4.0, 55.0))  # left and right of the canal, and behind it
 _CLOSED_MM = 3.5
 _SOLID_HU = 140.0  # of the shells of thick bones
-_SHELL_MM, _NOTCH_MM = (
-    1.0,
-    1.5,
-)  # what is closed of a shell before marrow is looked for in it, and of the bone after
+_SHELL_MM = 1.0  # what is closed of a shell before marrow is looked for in it
+_NOTCH_MM = 1.5  # and of the bone after
 _ORGANS = ("lung_left", "lung_right", "liver", "spleen", "heart", "stomach")
 _NO_RIBS = (
     "vertebrae", "sternum", "scapula_left", "scapula_right", "clavicula_left", "clavicula_right", "humerus_left",
@@ -128,9 +126,8 @@ def _solid(
     if slice_by_slice:
         filled = np.stack([ndimage.binary_fill_holes(plane) for plane in shell])
     else:  # a body that the image cuts is enclosed by the image's end
-        filled = ndimage.binary_fill_holes(np.pad(shell, ((1, 1), (0, 0), (0, 0)), constant_values=True))[
-            1:-1
-        ]
+        ends = np.pad(shell, ((1, 1), (0, 0), (0, 0)), constant_values=True)
+        filled = ndimage.binary_fill_holes(ends)[1:-1]
     return _closed(filled, spacing_mm, _NOTCH_MM) & (mask | shell)
 
 

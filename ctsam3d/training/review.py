@@ -25,6 +25,7 @@ from ctsam3d.evaluation.cases import read_names
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
+from ctsam3d.segmentation.bones import THIN
 from ctsam3d.training.bones import as_dense, dense, no_bone
 from ctsam3d.training.cases import REVIEWED
 from ctsam3d.training.heads import BRAIN, SKULL, vault
@@ -33,7 +34,6 @@ BUNDLED = Path(__file__).with_name("review.toml")
 _HEAD = (BRAIN, SKULL)
 _LEAST_PIECE = 0.15  # of the largest: smaller ones are doubtful
 _LEAST_BONE = 0.02  # likewise, of structures of many bones
-_THIN = {"ribs", "scapula_left", "scapula_right"}  # bones that have no marrow to speak of
 _MANY_BONES = {"ribs", "costal_cartilages", "vertebrae"}
 _BESIDE_RIBS_MM = 60.0
 _BEYOND_MM = 80.0  # how far above and below its slices a structure may go on unseen
@@ -170,7 +170,7 @@ def _mend(
     for name in sorted(wanted - heads, key=lambda name: name != "ribs"):
         mask, bone = masks[name], as_dense(name, hu, masks, spacing_mm)
         masks[name] = bone
-        if name not in _THIN:
+        if name not in THIN:
             doubtful |= mask & ~bone & ~no_bone(mask, bone, hu, spacing_mm, review[name].soft_hu)
     if "ribs" in wanted and masks["ribs"].any():
         off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
