@@ -70,7 +70,7 @@ def fastest_decoder(model: CtSam3d, *, coarse_prompt: bool) -> FastDecoder:
 
 
 @torch.inference_mode()
-def gap(model: CtSam3d, exact: FastDecoder, other: FastDecoder, *, coarse_prompt: bool) -> Gap:
+def gap(model: CtSam3d, exact: FastDecoder | CtSam3d, other: FastDecoder, *, coarse_prompt: bool) -> Gap:
     """Compare two decoders of the same weights on the bundled cubes."""
     device = next(model.parameters()).device
     with np.load(_CUBES, allow_pickle=False) as file:

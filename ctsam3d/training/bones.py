@@ -35,6 +35,7 @@ _CLOSED_MM = 3.5
 _SOLID_HU = 140.0  # of the shells of thick bones
 _SHELL_MM = 1.0  # what is closed of a shell before marrow is looked for in it
 _NOTCH_MM = 1.5  # and of the bone after
+_MARROW_BLUR_MM = 1.5  # in plane
 _ORGANS = ("lung_left", "lung_right", "liver", "spleen", "heart", "stomach")
 _NO_RIBS = (
     "vertebrae", "sternum", "scapula_left", "scapula_right", "clavicula_left", "clavicula_right", "humerus_left",
@@ -64,10 +65,10 @@ def as_dense(name: str, hu: NDArray[np.int16], masks: Masks, spacing_mm: NDArray
     return (bone | _processes(hu, canal, spacing_mm)) & ~canal
 
 
-def no_bone(
+def doubtful(
     mask: Mask, bone: Mask, hu: NDArray[np.int16], spacing_mm: NDArray[np.float64], soft_hu: float
 ) -> Mask:
-    """What of a mask is not bone for certain: neither dense nor enclosed, and softer than marrow can be there.
+    """What of a mask may be bone although the image does not show it: no softer than marrow can be.
 
     Args:
         mask: of a bone, as it was found.
@@ -76,9 +77,8 @@ def no_bone(
         spacing_mm: of the voxels (z, y, x).
         soft_hu: softer is no marrow.
     """
-    blur = [0.0, *(_NOTCH_MM / spacing_mm[1:])]
-    soft: Mask = ndimage.gaussian_filter(hu.astype(np.float32), blur) < soft_hu
-    return mask & ~bone & soft
+    blurred = ndimage.gaussian_filter(hu.astype(np.float32), [0.0, *(_MARROW_BLUR_MM / spacing_mm[1:])])
+    return mask & ~bone & (blurred >= soft_hu)
 
 
 def dense(hu: NDArray[np.int16], spacing_mm: NDArray[np.float64], least_hu: float = _RIB_HU) -> Mask:

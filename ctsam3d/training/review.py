@@ -26,7 +26,7 @@ from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.imaging.nifti import read_labels, read_volume, write_labels
 from ctsam3d.imaging.orientation import canonical_geometry, from_canonical, to_canonical
 from ctsam3d.segmentation.bones import THIN
-from ctsam3d.training.bones import as_dense, dense, no_bone
+from ctsam3d.training.bones import as_dense, dense, doubtful
 from ctsam3d.training.cases import REVIEWED
 from ctsam3d.training.heads import BRAIN, SKULL, vault
 
@@ -159,23 +159,23 @@ def _mend(
 ) -> NDArray[np.bool_]:
     """Replace the masks that are right as dense as they are. Returns what else is dense and may be more of them."""
     spacing_mm = np.array(geometry.spacing_xyz_mm[::-1])
-    doubtful = np.zeros(hu.shape, dtype=bool)
+    unknown = np.zeros(hu.shape, dtype=bool)
     wanted = {name for name, right in review.items() if right.dense}
     heads = _by_density(review)
     if heads:
         found = dict(zip(_HEAD, vault(hu, spacing_mm), strict=True))
         masks |= {name: found[name] for name in heads}
-        doubtful |= dense(hu, spacing_mm)
+        unknown |= dense(hu, spacing_mm)
     # shoulder blades end where ribs begin
     for name in sorted(wanted - heads, key=lambda name: name != "ribs"):
         mask, bone = masks[name], as_dense(name, hu, masks, spacing_mm)
         masks[name] = bone
         if name not in THIN:
-            doubtful |= mask & ~bone & ~no_bone(mask, bone, hu, spacing_mm, review[name].soft_hu)
+            unknown |= doubtful(mask, bone, hu, spacing_mm, review[name].soft_hu)
     if "ribs" in wanted and masks["ribs"].any():
         off_mm = ndimage.distance_transform_edt(~masks["ribs"], sampling=spacing_mm)
-        doubtful |= dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)
-    return doubtful
+        unknown |= dense(hu, spacing_mm) & (off_mm < _BESIDE_RIBS_MM)
+    return unknown
 
 
 def reviewed(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ctsam3d.training.bones import as_dense, no_bone
+from ctsam3d.training.bones import as_dense, doubtful
 
 _SHAPE = (20, 80, 80)
 _SPACING_MM = np.array([3.0, 2.0, 2.0])
@@ -31,6 +31,10 @@ def _image(*dense: np.ndarray) -> np.ndarray:
     hu[_LEFT | _RIGHT] = -850
     hu[np.logical_or.reduce(dense)] = 600
     return hu
+
+
+def _dense_alone(bone: np.ndarray) -> np.ndarray:
+    return np.where(bone, 240, 40).astype(np.int16)
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -78,23 +82,17 @@ def test_a_thick_bone_is_its_shell_and_its_marrow_without_a_rim_around_it() -> N
     ring = whole & ~_box(_ALL, slice(25, 35), slice(25, 35))
     ring[:, 20:25, 29] = False  # one voxel open
     found = ndimage.binary_dilation(whole, np.ones((1, 7, 7)))
-    bone = as_dense("femur_left", _image(ring), {"femur_left": found}, _SPACING_MM)
-    assert _dice(bone, whole) > 0.95
-
-
-def _dense_alone(bone: np.ndarray) -> np.ndarray:
-    return np.where(bone, 240, 40).astype(np.int16)
+    bone = as_dense("femur_left", _dense_alone(ring), {"femur_left": found}, _SPACING_MM)
+    assert _dice(bone, whole) > 0.99
 
 
 def _two_bodies() -> tuple[np.ndarray, np.ndarray]:
     """Two vertebral bodies, hollow, and the disc between them, which their rims enclose in one of its slices."""
-    bodies = _box(slice(2, 9), slice(20, 40), slice(20, 40)) | _box(
-        slice(11, 18), slice(20, 40), slice(20, 40)
-    )
-    marrow = _box(slice(3, 8), slice(22, 38), slice(22, 38)) | _box(
-        slice(12, 17), slice(22, 38), slice(22, 38)
-    )
-    rim = _box(slice(9, 10), slice(20, 40), slice(20, 40)) & ~_box(slice(9, 10), slice(22, 38), slice(22, 38))
+    across = slice(20, 40), slice(20, 40)
+    within = slice(22, 38), slice(22, 38)
+    bodies = _box(slice(2, 9), *across) | _box(slice(11, 18), *across)
+    marrow = _box(slice(3, 8), *within) | _box(slice(12, 17), *within)
+    rim = _box(slice(9, 10), *across) & ~_box(slice(9, 10), *within)
     return (bodies & ~marrow) | rim, bodies | rim
 
 
@@ -109,18 +107,23 @@ def test_marrow_is_of_a_vertebra_and_a_disc_is_not() -> None:
     assert _dice(vertebrae, bone) > 0.95
 
 
-def test_only_what_is_softer_is_no_bone_for_certain() -> None:
+def test_what_is_softer_is_no_bone_and_the_rest_of_a_mask_doubtful() -> None:
     shell, _ = _two_bodies()
     found = _box(slice(2, 18), slice(14, 46), slice(14, 46))
     hu = _dense_alone(shell)
     hu[9:11] = np.where(shell[9:11], 240, 80)  # the disc and what lies around it
     hu[:, 14:18] = -100
     bone = as_dense("vertebrae", hu, {"vertebrae": found, "spinal_cord": np.zeros_like(found)}, _SPACING_MM)
-    fat = no_bone(found, bone, hu, _SPACING_MM, 0.0)
+
+    def certain(soft_hu: float) -> np.ndarray:
+        maybe = doubtful(found, bone, hu, _SPACING_MM, soft_hu)
+        assert not (maybe & (bone | ~found)).any()
+        return found & ~bone & ~maybe
+
+    fat = certain(0.0)
     assert fat[:, 15].sum() > 0.9 * found[:, 15].sum()
     assert not fat[:, 22:].any()
-    discs = no_bone(found, bone, hu, _SPACING_MM, 60.0)
-    assert not discs[9:11, 25:35, 25:35].any()
-    assert discs[2:9, 43:46, 20:40].all()
-    assert not (no_bone(found, bone, hu, _SPACING_MM, 120.0) & bone).any()
-    assert no_bone(found, bone, hu, _SPACING_MM, 120.0)[9:11, 25:35, 25:35].all()
+    soft = certain(60.0)
+    assert not soft[9:11, 25:35, 25:35].any()
+    assert soft[2:9, 43:46, 20:40].all()
+    assert certain(120.0)[9:11, 25:35, 25:35].all()
