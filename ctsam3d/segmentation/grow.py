@@ -2,12 +2,14 @@
 
 1. Each first click is the centre of a cube; its answer is merged into the structure's canvas.
 2. Where the mask reaches beyond what cubes have seen well (more than `reach_blocks` blocks from every centre), the
-   structure may go on. The block around which most of this frontier lies is where to look next.
+   structure may go on. The block around which most of this frontier lies is where to look next; the frontier's voxel
+   there that lies deepest in the mask is clicked on, for beside its border a click invites the neighbour in.
 3. A proposer may say where to click there instead (cross-patch prompting): a peak in the cube around that block. No
    peak worth the name: the frontier around it is closed, the structure ends there.
-4. The new cube's answer must agree with what is known of the part that it shares with it, or it is dropped and its
-   frontier closed: this is what keeps a leak from running through the body. Cubes that go on in the structure agree by
-   0.9 and more, those that are centred in a leak by less, so the bar is high.
+4. The new cube's answer is believed as it is if it agrees with what is known of the part that they share, and if what
+   it adds is as dense as the structure may be. If it does not, it is asked again and told what is known, and then goes
+   on with that more carefully: half of each counts where the two agree well, the second answer alone where they do
+   not. What disagrees even so, or is of another tissue, is dropped and its frontier closed.
 5. A mask that is larger than its structure can be has leaked: what lies beyond a neck that leaves few enough is taken
    from it, and never gone to again.
 6. Until the frontier is empty, the number of cubes reaches its bound, or the mask is far too large and has no neck.
@@ -20,7 +22,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -28,14 +32,17 @@ from scipy import ndimage
 from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
+from ctsam3d.segmentation.agreement import Tissue, agreement
 from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.intensity import AERATED
 from ctsam3d.segmentation.neck import beyond_what_is_possible
-from ctsam3d.segmentation.patches import Box, Patch, patch_around, within
+from ctsam3d.segmentation.patches import Box, Patch, patch_around, shifted, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
 _CLOSED_BLOCKS = 2  # around one at which nothing more is found: half as many cubes as with 1, and no worse
+_DEEP_VOXELS = 20  # around those that are looked at, in which their depth is measured
+_ASIDE = 1e-3  # of a voxel's depth, that a square voxel off the block is worth
 _REOPENED_BLOCKS = 3  # beyond what a cube has seen well: as far as it reaches, and one
 _SUSPICIOUS_AGAIN = 1.1  # times the volume at which no neck was found, at which one is looked for again
 _GIVEN_UP = 1.5  # times the largest volume that is thought possible, beyond which growing ends
@@ -48,9 +55,10 @@ class Growth:
     Attributes:
         reach_blocks: a block of 4^3 voxels is seen well by a cube whose centre is within so many blocks along each
             axis; the cube itself reaches 8.
-        most_cubes: decoded at most.
-        least_agreement: Dice of a new cube and what is known of the part that they share, below which it is dropped.
-        least_agreement_in_air: the same of a structure full of air, whose border is so plain that it hardly leaks.
+        most_cubes: decoded at most; one that is asked twice counts twice.
+        sure_agreement: of a new cube and what is known of the part that they share, from which on it is believed.
+        least_agreement: below which it counts only as far as it was told what is known.
+        agreement_in_air: both of them of a structure full of air, whose border is so plain that it hardly leaks.
         least_peak: of a proposed heat map, below which the structure is taken to end.
         cross_patch: ask the cross-patch predictor where to click next, with weights in which it was trained; else the
             clearest voxel of the frontier is clicked on.
@@ -58,14 +66,16 @@ class Growth:
 
     reach_blocks: int = 6
     most_cubes: int = 200
-    least_agreement: float = 0.88
-    least_agreement_in_air: float = 0.8
+    sure_agreement: float = 0.96
+    least_agreement: float = 0.92
+    agreement_in_air: float = 0.86
     least_peak: float = 0.15
     cross_patch: bool = True
 
 
-Answer = Callable[[Patch, tuple[VoxelClick, ...]], NDArray[np.float32]]
-"""(cube, clicks) -> probabilities (64, 64, 64)."""
+Known = NDArray[np.float32]
+Answer = Callable[[Patch, tuple[VoxelClick, ...], Known | None], NDArray[np.float32]]
+"""(cube, clicks, what is known of the structure there, if it is to be told) -> probabilities (64, 64, 64)."""
 
 Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
 """(segmented cube, its probabilities, neighbouring cube) -> heat map (64, 64, 64) in the neighbour's frame."""
@@ -73,7 +83,7 @@ Propose = Callable[[Patch, NDArray[np.float32], Patch], NDArray[np.float32]]
 
 def grow(
     name: str,
-    shape: tuple[int, int, int],
+    hu: NDArray[Any],
     clicks: Sequence[VoxelClick],
     answer: Answer,
     propose: Propose | None,
@@ -84,14 +94,14 @@ def grow(
 
     Args:
         name: of the structure.
-        shape: of the model grid, (z, y, x).
+        hu: the image on the model grid, (z, y, x).
         clicks: at least one positive; each positive one starts a cube, all count in every cube they lie in.
         answer: decodes one cube.
         propose: cross-patch prompting, or None to click on the frontier itself.
         settings: bounds and gates.
         most_voxels: that the structure can have, as far as is known: with more, the mask has leaked.
     """
-    growing = Growing(name, shape, answer, propose, settings, most_voxels)
+    growing = Growing(name, hu, answer, propose, settings, most_voxels)
     growing.start(clicks)
     return growing
 
@@ -109,7 +119,7 @@ class Growing:
     def __init__(
         self,
         name: str,
-        shape: tuple[int, int, int],
+        hu: NDArray[Any],
         answer: Answer,
         propose: Propose | None,
         settings: Growth,
@@ -117,20 +127,22 @@ class Growing:
     ) -> None:
         """Nothing is known yet; arguments as of `grow`."""
         self.name, self.answer, self.propose, self.settings = name, answer, propose, settings
-        self.shape, self.most = shape, math.inf if most_voxels is None else most_voxels
+        self.hu, self.shape = hu, (hu.shape[0], hu.shape[1], hu.shape[2])
+        self.most = math.inf if most_voxels is None else most_voxels
         self.clicks: tuple[VoxelClick, ...] = ()
-        self.canvas = Canvas(shape)
-        blocks = tuple(-(-n // COARSE_FACTOR) for n in shape)
+        self.canvas, self.tissue = Canvas(self.shape), Tissue()
+        blocks = tuple(-(-n // COARSE_FACTOR) for n in self.shape)
         self.filled = np.zeros(blocks, dtype=np.float32)  # share of each block's voxels in the mask
         self.covered = np.zeros(blocks, dtype=bool)  # seen well by a cube
         self.closed = np.zeros(blocks, dtype=bool)  # looked at in vain
         # voxels that were cut back: what cubes say of them is wrong
         self.cut: NDArray[np.bool_] | None = None
         self.merged: dict[Patch, NDArray[np.bool_]] = {}  # with each cube's own mask
-        self.cubes = self.dropped = 0
+        self.cubes = self.dropped = self.most_cubes = 0
         self.bounded = False
-        in_air = name in AERATED
-        self.least_agreement = settings.least_agreement_in_air if in_air else settings.least_agreement
+        self.sure, self.least = settings.sure_agreement, settings.least_agreement
+        if name in AERATED:
+            self.sure = self.least = settings.agreement_in_air
 
     def start(self, clicks: Sequence[VoxelClick]) -> None:
         """Grow from where clicks are that no cube has seen yet.
@@ -139,11 +151,11 @@ class Growing:
             clicks: all that have been made by now; they count in every cube they lie in.
         """
         self._look_again(clicks)
-        most_cubes = self.cubes + self.settings.most_cubes
+        self.most_cubes = self.cubes + self.settings.most_cubes
         for click in clicks:
             if click.positive and not self.is_covered(click.zyx):
                 self.take(click.zyx, trusted=True)
-        self._grow(most_cubes)
+        self._grow()
 
     def go_on(self, clicks: Sequence[VoxelClick], patch: Patch) -> None:
         """Grow on from a cube that somebody has corrected: what was closed around it is open again.
@@ -153,11 +165,13 @@ class Growing:
             patch: the cube, as it is on the canvas.
         """
         self._look_again(clicks)
-        self.merged[patch] = self.canvas.over(patch) > 0.5
+        self.merged[patch] = mask = self.canvas.over(patch) > 0.5
+        self._learn_tissue(patch, mask)
         block = tuple(i // COARSE_FACTOR for i in patch.click_zyx)
         self.covered[_box(block, self.settings.reach_blocks)] = True
         self.closed[_box(block, self.settings.reach_blocks + _REOPENED_BLOCKS)] = False
-        self._grow(self.cubes + self.settings.most_cubes)
+        self.most_cubes = self.cubes + self.settings.most_cubes
+        self._grow()
 
     def _look_again(self, clicks: Sequence[VoxelClick]) -> None:
         """Clicks and canvas may have changed since."""
@@ -171,7 +185,7 @@ class Growing:
         """Whether a cube has seen a voxel well."""
         return bool(self.covered[tuple(i // COARSE_FACTOR for i in zyx)])
 
-    def _grow(self, most_cubes: int) -> None:
+    def _grow(self) -> None:
         suspicious = self.most
         while (block := self.next_block()) is not None:
             voxels = self.canvas.mask_voxels
@@ -179,32 +193,42 @@ class Growing:
                 if self.cut_back(int(self.most)):
                     continue
                 suspicious = _SUSPICIOUS_AGAIN * voxels
-            if self.cubes >= most_cubes or voxels > _GIVEN_UP * self.most:
+            if self.cubes >= self.most_cubes or voxels > _GIVEN_UP * self.most:
                 self.bounded = True
                 break
-            centre = self.clearest(block) if self.propose is None else self.proposed(block, self.propose)
+            centre = self.deepest(block) if self.propose is None else self.proposed(block, self.propose)
             # nothing to click on there, or it contradicts what is known
             if centre is None or not self.take(centre, trusted=False):
                 self.close(block)
         if self.canvas.mask_voxels > suspicious:
             self.cut_back(int(self.most))
 
-    def clearest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The voxel of a block that is in the mask most certainly."""
-        start = [b * COARSE_FACTOR for b in block]
-        here = tuple(slice(a, a + COARSE_FACTOR) for a in start)
-        probability = self.canvas.sums[here] / np.maximum(self.canvas.weights[here], 1e-9)
-        z, y, x = (
-            int(a + i)
-            for a, i in zip(
-                start, np.unravel_index(int(probability.argmax()), probability.shape), strict=True
-            )
-        )
+    def deepest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The voxel of the open blocks around an open one that lies deepest in the mask.
+
+        Where no cube has looked the structure may go on, so that nothing ends it there.
+        """
+        near = _voxels_around(block, _CLOSED_BLOCKS * COARSE_FACTOR, self.shape)
+        wide = _voxels_around(block, _CLOSED_BLOCKS * COARSE_FACTOR + _DEEP_VOXELS, self.shape)
+        z, y, x = (part.start for part in wide)
+        here = shifted(near, (z, y, x))
+        mask = self.canvas.mask(wide)
+        depth = np.minimum(edt.edt(mask | (self.canvas.weights[wide] == 0))[here], _DEEP_VOXELS)
+        # of voxels as deep, the one that is nearest to the block
+        aside = _squared_distance(near, tuple((b + 0.5) * COARSE_FACTOR for b in block))
+        clickable = mask[here] & self._open()[_blocks_of(near)]
+        best = np.where(clickable, depth - _ASIDE * aside, -np.inf)
+        found = np.unravel_index(int(best.argmax()), best.shape)
+        z, y, x = (int(s.start + i) for s, i in zip(near, found, strict=True))
         return z, y, x
+
+    def _open(self) -> NDArray[np.bool_]:
+        """Blocks (z, y, x) that the mask reaches and no cube has seen well or looked at in vain."""
+        return (self.filled >= _CLEAR_BLOCK) & ~self.covered & ~self.closed
 
     def next_block(self) -> tuple[int, int, int] | None:
         """The open block around which most blocks are open; of several the fullest, then the first."""
-        open_blocks = (self.filled >= _CLEAR_BLOCK) & ~self.covered & ~self.closed
+        open_blocks = self._open()
         found = ndimage.find_objects(open_blocks.view(np.uint8))
         if not found:
             return None
@@ -241,7 +265,7 @@ class Growing:
 
         Only what no cube has seen well counts: what is known already draws the peak to itself. None if nowhere.
         """
-        neighbour = patch_around(self.name, self.clearest(block))
+        neighbour = patch_around(self.name, self.deepest(block))
         gaps = [
             max(abs(a - b) for a, b in zip(p.origin_zyx, neighbour.origin_zyx, strict=True))
             for p in self.merged
@@ -249,7 +273,7 @@ class Growing:
         patch, mask = list(self.merged.items())[int(np.argmin(gaps))]
         heat = propose(patch, mask.astype(np.float32), neighbour)
         of_volume, of_cube = neighbour.overlap(self.shape)
-        blocks = np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in of_volume))
+        blocks = _blocks_of(of_volume)
         unseen = ~(self.covered[blocks] | self.closed[blocks])
         inside = np.where(unseen, heat[of_cube], -np.inf)
         if inside.max() < self.settings.least_peak:
@@ -262,31 +286,59 @@ class Growing:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""
         patch = patch_around(self.name, centre)
         clicks = (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre))
-        probability = self.answer(patch, clicks)
+        probability = self.answer(patch, clicks, None)
         self.cubes += 1
-        if not trusted and self._agreement(patch, probability) < self.least_agreement:
+        believed = probability if trusted else self._reconciled(patch, clicks, probability)
+        if believed is None:
             self.dropped += 1
             return False
-        touched = self.canvas.add(patch, probability)
-        self.merged[patch] = probability > 0.5
+        touched = self.canvas.add(patch, believed)
+        self.merged[patch] = mask = believed > 0.5
+        if trusted:
+            self._learn_tissue(patch, mask)
         self._update(touched)
         block = tuple(i // COARSE_FACTOR for i in centre)
         self.covered[_box(block, self.settings.reach_blocks)] = True
         return True
 
+    def _reconciled(
+        self, patch: Patch, clicks: tuple[VoxelClick, ...], alone: NDArray[np.float32]
+    ) -> NDArray[np.float32] | None:
+        """A cube's answer, the more told of what is known the less it agrees with that; None if it contradicts it."""
+        agrees, may_be = self._agreement(patch, alone), self._may_be(patch, alone)
+        if may_be and agrees >= self.sure:
+            return alone
+        if self.cubes >= self.most_cubes:
+            self.bounded = True
+            return None
+        told = self.answer(patch, clicks, self.canvas.over(patch))
+        self.cubes += 1
+        merged = np.float32(0.5) * (alone + told) if may_be and agrees >= self.least else told
+        return (
+            merged if self._agreement(patch, merged) >= self.least and self._may_be(patch, merged) else None
+        )
+
     def _agreement(self, patch: Patch, probability: NDArray[np.float32]) -> float:
-        """Dice of a cube and the canvas where both are to be believed."""
+        """Of a cube and the canvas where both are to be believed; 1 where they share nothing."""
         of_volume, of_cube = patch.overlap(self.shape)
         known = self.canvas.weights[of_volume] > _SURE_WEIGHT
         if self.cut is not None:
             known &= ~self.cut[of_volume]
-        own = (self.canvas.own_weight[of_cube] > _SURE_WEIGHT) & known
-        if not own.any():
+        known &= self.canvas.own_weight[of_cube] > _SURE_WEIGHT
+        if not known.any():
             return 1.0
-        there = self.canvas.mask(of_volume) & own
-        here = (probability[of_cube] > 0.5) & own
-        total = int(there.sum()) + int(here.sum())
-        return 2 * int((there & here).sum()) / total if total else 0.0
+        return agreement(self.canvas.mask(of_volume), probability[of_cube] > 0.5, known)
+
+    def _learn_tissue(self, patch: Patch, mask: NDArray[np.bool_]) -> None:
+        """Take in what a cube shows in which somebody has clicked: what others add may be a leak."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        self.tissue.learn(self.hu[of_volume][mask[of_cube]])
+
+    def _may_be(self, patch: Patch, probability: NDArray[np.float32]) -> bool:
+        """Whether what a cube adds to what was looked at is of the structure's tissue."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        added = (probability[of_cube] > 0.5) & (self.canvas.weights[of_volume] == 0)
+        return self.tissue.may_be(self.hu[of_volume][added])
 
     def _update(self, touched: Box) -> None:
         """How full blocks are, where a cube was merged."""
@@ -302,6 +354,27 @@ class Growing:
 
 
 _SURE_WEIGHT = 0.02  # of a cube's vote: its outermost voxels have less
+
+
+def _voxels_around(block: tuple[int, int, int], reach: int, shape: tuple[int, int, int]) -> Box:
+    """A block and so many voxels on each side of it, as far as the grid goes."""
+    z, y, x = (
+        slice(max(0, b * COARSE_FACTOR - reach), min(n, (b + 1) * COARSE_FACTOR + reach))
+        for b, n in zip(block, shape, strict=True)
+    )
+    return z, y, x
+
+
+def _squared_distance(box: Box, point: tuple[float, ...]) -> NDArray[np.float64]:
+    """Of each voxel of a box from a point."""
+    dz, dy, dx = np.ix_(*(np.arange(s.start, s.stop) - p for s, p in zip(box, point, strict=True)))
+    squared: NDArray[np.float64] = dz**2 + dy**2 + dx**2
+    return squared
+
+
+def _blocks_of(box: Box) -> tuple[NDArray[np.intp], ...]:
+    """Index that spreads an array of blocks over the voxels of a box."""
+    return np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in box))
 
 
 def _box(block: tuple[int, ...], reach: int) -> tuple[slice, ...]:

@@ -96,7 +96,7 @@ class ClickedStructure:
 
     def _nothing_grown(self) -> Growing:
         propose = self._propose if self.cross_patch else None
-        return Growing(self.name, self.hu.shape, self._answer, propose, self.growth, self.most_voxels)
+        return Growing(self.name, self.hu, self._answer, propose, self.growth, self.most_voxels)
 
     def _grow(self, click: VoxelClick) -> None:
         if self.grown:
@@ -151,9 +151,16 @@ class ClickedStructure:
         if own:
             self.canvas.clear(box, ~np.isin(pieces, [0, *own]))
 
-    def _answer(self, patch: Patch, clicks: tuple[VoxelClick, ...]) -> NDArray[np.float32]:
-        """Of a growing structure's cube; as in training, one click first and others as corrections of its answer."""
+    def _answer(
+        self, patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Of a growing structure's cube, told what is known of it, or nothing.
+
+        As in training, one click comes first and others as corrections of its answer.
+        """
         first, *others = (click for click in clicks if patch.holds(click.zyx))
+        if known is not None:
+            return self._ask(Question(patch, (first, *others), known))
         answer = self._ask(Question(patch, (first,)))
         return self._ask(Question(patch, (first, *others), answer)) if others else answer
 
