@@ -16,7 +16,7 @@ from ctsam3d.anatomy.localized import BACKGROUND
 from ctsam3d.imaging.volume import AIR_HU, Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
-from ctsam3d.prompting.plausibility import body_mask, implausible
+from ctsam3d.prompting.plausibility import body_mask, implausible, out_of_place
 from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt, PromptKind
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
@@ -132,7 +132,23 @@ class Localizer:
         centres_z_mm = {name: float(np.nonzero(c.mask)[0].mean()) * SPACING_MM for name, c in found.items()}
         weights = {name: float(c.mask.sum()) * c.confidence for name, c in found.items()}
         gone = implausible(centres_z_mm, weights)
-        return {name: found[name] for name in structures if name in found and name not in gone}
+        heart_z_mm = centres_z_mm.get("heart") if "heart" not in gone else None
+        for name, coarse in list(found.items()):
+            high = out_of_place(name, coarse.mask, heart_z_mm, SPACING_MM)
+            if high.any():
+                found[name] = _without(coarse, high)
+        return {
+            name: found[name]
+            for name in structures
+            if name in found and name not in gone and found[name].mask.any()
+        }
+
+
+def _without(coarse: CoarseStructure, gone: NDArray[np.bool_]) -> CoarseStructure:
+    """What is left of a structure after some of it was found to be none."""
+    probability = coarse.probability.copy()
+    probability[gone] = 0
+    return CoarseStructure(coarse.mask & ~gone, probability, coarse.confidence)
 
 
 def _two_best(probabilities: NDArray[np.float16]) -> NDArray[np.float16]:

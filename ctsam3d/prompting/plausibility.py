@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -68,6 +69,9 @@ _HEIGHTS: tuple[tuple[str, ...], ...] = (
 _HEIGHT_OF = {name: height for height, names in enumerate(_HEIGHTS) for name in names}
 # Least distance of two centres, by how many heights lie between them. Neighbours may both be cut by the field of view.
 _APART_MM = {1: 10.0, 2: 60.0, 3: 150.0}
+
+_BOWEL = ("colon", "small_bowel")
+_BOWEL_ABOVE_HEART_MM = 60.0  # of a piece's centre: a hernia may reach the heart, and the shoulders never
 
 
 def body_mask(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -147,3 +151,24 @@ def _in_order(name: str, other: str, centres_z_mm: Mapping[str, float]) -> bool:
         return True
     above_mm = centres_z_mm[name] - centres_z_mm[other]
     return (above_mm if levels > 0 else -above_mm) >= _APART_MM[abs(levels)]
+
+
+def out_of_place(
+    name: str, mask: NDArray[np.bool_], heart_z_mm: float | None, spacing_mm: float
+) -> NDArray[np.bool_]:
+    """Pieces of a mask (z, y, x) that cannot be of the structure, whatever the others are.
+
+    Args:
+        name: of the structure, which may be in pieces.
+        mask: of it.
+        heart_z_mm: height of the heart's centre, growing towards the head from the first slice on; None if unknown.
+        spacing_mm: of the slices.
+    """
+    none = np.zeros_like(mask)
+    if name not in _BOWEL or heart_z_mm is None or not mask.any():
+        return none
+    pieces = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
+    centres_z_mm = cc3d.statistics(pieces)["centroids"][1:, 0] * spacing_mm
+    high = np.flatnonzero(centres_z_mm > heart_z_mm + _BOWEL_ABOVE_HEART_MM) + 1
+    found: NDArray[np.bool_] = np.isin(pieces, high)
+    return found

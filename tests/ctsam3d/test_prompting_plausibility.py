@@ -1,8 +1,9 @@
 """The body is found without its table, and what lies at an impossible height is not believed."""
 
 import numpy as np
+import pytest
 
-from ctsam3d.prompting.plausibility import body_mask, implausible
+from ctsam3d.prompting.plausibility import body_mask, implausible, out_of_place
 
 
 def _trunk() -> np.ndarray:
@@ -67,3 +68,25 @@ def test_a_thigh_beside_the_liver_is_not_one() -> None:
 def test_a_whole_body_in_order_is_kept() -> None:
     heights = {"hip_left": 0.0, "liver": 250.0, "lung_left": 420.0, "brain": 800.0, "humerus_left": 100.0}
     assert implausible(heights, dict.fromkeys(heights, 1.0)) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "heart_z_mm", "goes"),
+    [("small_bowel", 150.0, True), ("colon", 150.0, True), ("small_bowel", 230.0, False), ("colon", None, False),
+     ("ribs", 150.0, False)],
+)  # fmt: skip
+def test_bowel_in_a_shoulder_is_none(name: str, heart_z_mm: float | None, goes: bool) -> None:
+    mask = np.zeros((60, 30, 30), dtype=bool)
+    mask[2:12, 5:20, 5:20] = True
+    mask[44:50, 3:9, 3:9] = True  # 280 mm up
+    high = np.zeros_like(mask)
+    high[44:50] = mask[44:50] & goes
+    assert np.array_equal(out_of_place(name, mask, heart_z_mm, 6.0), high)
+
+
+def test_bowel_that_reaches_up_from_below_is_bowel() -> None:
+    """A hernia: most of it lies where it should."""
+    mask = np.zeros((60, 30, 30), dtype=bool)
+    mask[2:40, 5:20, 5:20] = True
+    assert not out_of_place("colon", mask, 100.0, 6.0).any()
+    assert not out_of_place("colon", np.zeros_like(mask), 100.0, 6.0).any()
