@@ -1,6 +1,7 @@
 """Grow one structure from cube to cube: first clicks in, the mask of the whole structure out.
 
-1. Each first click is the centre of a cube; its answer is merged into the structure's canvas.
+1. Each first click is the centre of a cube; its answer is merged into the structure's canvas, that of a lung with the
+   air around it.
 2. Where the mask reaches beyond what cubes have seen well (more than `reach_blocks` blocks from every centre), the
    structure may go on. The block around which most of this frontier lies is where to look next; the frontier's voxel
    there that lies deepest in the mask is clicked on, for beside its border a click invites the neighbour in.
@@ -34,7 +35,7 @@ from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
 from ctsam3d.segmentation.agreement import Tissue, agreement
 from ctsam3d.segmentation.decoder import VoxelClick
-from ctsam3d.segmentation.intensity import AERATED
+from ctsam3d.segmentation.intensity import AERATED, within_intensity
 from ctsam3d.segmentation.neck import beyond_what_is_possible
 from ctsam3d.segmentation.patches import Box, Patch, patch_around, shifted, within
 from ctsam3d.segmentation.stitch import Canvas
@@ -44,6 +45,7 @@ _CLOSED_BLOCKS = 2  # around one at which nothing more is found: half as many cu
 _DEEP_VOXELS = 20  # around those that are looked at, in which their depth is measured
 _ASIDE = 1e-3  # of a voxel's depth, that a square voxel off the block is worth
 _REOPENED_BLOCKS = 3  # beyond what a cube has seen well: as far as it reaches, and one
+_AIR_ROUNDS = 4  # of 12 voxels each: through half a cube
 _SUSPICIOUS_AGAIN = 1.1  # times the volume at which no neck was found, at which one is looked for again
 _GIVEN_UP = 1.5  # times the largest volume that is thought possible, beyond which growing ends
 
@@ -288,6 +290,8 @@ class Growing:
         clicks = (VoxelClick(centre), *(c for c in self.clicks if c.zyx != centre))
         probability = self.answer(patch, clicks, None)
         self.cubes += 1
+        if trusted and self.name in AERATED:
+            probability = self._air_around(patch, probability)
         believed = probability if trusted else self._reconciled(patch, clicks, probability)
         if believed is None:
             self.dropped += 1
@@ -300,6 +304,15 @@ class Growing:
         block = tuple(i // COARSE_FACTOR for i in centre)
         self.covered[_box(block, self.settings.reach_blocks)] = True
         return True
+
+    def _air_around(self, patch: Patch, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a cube shows of a lung, and the air around that: in emphysema a click finds a bubble and no more."""
+        of_volume, of_cube = patch.overlap(self.shape)
+        lung = np.zeros_like(probability)
+        lung[of_cube] = probability[of_cube]
+        for _ in range(_AIR_ROUNDS):
+            lung[of_cube] = within_intensity(self.name, lung[of_cube], self.hu[of_volume])
+        return lung
 
     def _reconciled(
         self, patch: Patch, clicks: tuple[VoxelClick, ...], alone: NDArray[np.float32]

@@ -120,8 +120,28 @@ def test_a_cube_that_agrees_but_partly_is_believed_in_a_lung_alone(name: str, go
             cube[np.indices(cube.shape).sum(axis=0) % 20 < 6] = 0
         return cube
 
-    grown = grow(name, HU, [click], answer, None, Growth())
+    hu = np.where(truth, np.int16(-850), np.int16(40))
+    grown = grow(name, hu, [click], answer, None, Growth())
     assert (mask_of(grown)[truth].mean() > 0.5) == goes_on
+
+
+def test_a_lung_of_which_a_click_finds_a_bubble_grows_to_the_whole_of_it() -> None:
+    """The first cube's answer is a tenth of what it shows; the others know better, and would contradict it."""
+    truth = ball()
+    hu = np.where(truth, np.int16(-850), np.int16(40))
+    click = VoxelClick((100, 95, 90))
+
+    def answer(patch: Patch, clicks: tuple[VoxelClick, ...], known: Known | None) -> NDArray[np.float32]:
+        cube = knowing(truth)(patch, clicks, known)
+        if patch.click_zyx == click.zyx:
+            bubble = np.zeros_like(cube)
+            bubble[16:48, 16:48, 16:48] = cube[16:48, 16:48, 16:48]
+            return bubble
+        return cube
+
+    found = mask_of(grow("lung_left", hu, [click], answer, None, Growth()))
+    assert found[truth].mean() > 0.98 and not found[~truth].any()
+    assert mask_of(grow("liver", hu, [click], answer, None, Growth()))[truth].mean() < 0.2
 
 
 def test_clicks_lie_deep_in_what_is_known() -> None:
