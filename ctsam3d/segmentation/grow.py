@@ -63,7 +63,7 @@ class Growth:
         agreement_in_air: both of them of a structure full of air, whose border is so plain that it hardly leaks.
         least_peak: of a proposed heat map, below which the structure is taken to end.
         cross_patch: ask the cross-patch predictor where to click next, with weights in which it was trained; else the
-            clearest voxel of the frontier is clicked on.
+            deepest voxel of the frontier is clicked on.
     """
 
     reach_blocks: int = 6
