@@ -44,15 +44,15 @@ class Tissue:
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._seen: list[NDArray[Any]] = []
+        self._low, self._high = -np.inf, np.inf
 
     def learn(self, hu: NDArray[Any]) -> None:
         """Take HU (n,) of the structure in; as many count of each cube."""
         if len(hu):
             self._seen.append(np.sort(hu)[:: max(1, len(hu) // _SAMPLE)])
+            rare = [_RARE_PERCENT, 100 - _RARE_PERCENT]
+            self._low, self._high = np.percentile(np.concatenate(self._seen), rare)
 
     def may_be(self, hu: NDArray[Any]) -> bool:
         """Whether HU (n,) can be of more of it: their median is not rare among those known; of few it may."""
-        if not self._seen or len(hu) < _FEW_VOXELS:
-            return True
-        low, high = np.percentile(np.concatenate(self._seen), [_RARE_PERCENT, 100 - _RARE_PERCENT])
-        return bool(low <= np.median(hu) <= high)
+        return len(hu) < _FEW_VOXELS or bool(self._low <= np.median(hu) <= self._high)

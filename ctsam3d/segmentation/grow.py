@@ -25,26 +25,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctsam3d.network.config import CUBE_VOXELS
-from ctsam3d.prompting.prompt import COARSE_FACTOR
-from ctsam3d.prompting.seeds import box_sums
 from ctsam3d.segmentation.agreement import Tissue, agreement
 from ctsam3d.segmentation.decoder import VoxelClick
+from ctsam3d.segmentation.frontier import Frontier
 from ctsam3d.segmentation.intensity import AERATED, within_intensity
 from ctsam3d.segmentation.neck import beyond_what_is_possible
-from ctsam3d.segmentation.patches import Box, Patch, patch_around, shifted, within
+from ctsam3d.segmentation.patches import Patch, patch_around, within
 from ctsam3d.segmentation.stitch import Canvas
 
-_CLEAR_BLOCK = 0.1  # of a block's voxels in the mask, for it to be worth a click
-_CLOSED_BLOCKS = 2  # around one at which nothing more is found: half as many cubes as with 1, and no worse
-_DEEP_VOXELS = 20  # around those that are looked at, in which their depth is measured
-_ASIDE = 1e-3  # of a voxel's depth, that a square voxel off the block is worth
-_REOPENED_BLOCKS = 3  # beyond what a cube has seen well: as far as it reaches, and one
+_SURE_WEIGHT = 0.02  # of a cube's vote: its outermost voxels have less
 _AIR_ROUNDS = 4  # of 12 voxels each: through half a cube
 _SUSPICIOUS_AGAIN = 1.1  # times the volume at which no neck was found, at which one is looked for again
 _GIVEN_UP = 1.5  # times the largest volume that is thought possible, beyond which growing ends
@@ -109,7 +102,7 @@ def grow(
 
 
 class Growing:
-    """A structure that grows, and can be made to go on: what is known of it, and which blocks are done with.
+    """A structure that grows, and can be made to go on: what is known of it, and where it may go on.
 
     Attributes:
         canvas: its probability by now, over the whole grid.
@@ -133,10 +126,7 @@ class Growing:
         self.most = math.inf if most_voxels is None else most_voxels
         self.clicks: tuple[VoxelClick, ...] = ()
         self.canvas, self.tissue = Canvas(self.shape), Tissue()
-        blocks = tuple(-(-n // COARSE_FACTOR) for n in self.shape)
-        self.filled = np.zeros(blocks, dtype=np.float32)  # share of each block's voxels in the mask
-        self.covered = np.zeros(blocks, dtype=bool)  # seen well by a cube
-        self.closed = np.zeros(blocks, dtype=bool)  # looked at in vain
+        self.frontier = Frontier(self.shape, settings.reach_blocks)
         # voxels that were cut back: what cubes say of them is wrong
         self.cut: NDArray[np.bool_] | None = None
         self.merged: dict[Patch, NDArray[np.bool_]] = {}  # with each cube's own mask
@@ -169,9 +159,8 @@ class Growing:
         self._look_again(clicks)
         self.merged[patch] = mask = self.canvas.over(patch) > 0.5
         self._learn_tissue(patch, mask)
-        block = tuple(i // COARSE_FACTOR for i in patch.click_zyx)
-        self.covered[_box(block, self.settings.reach_blocks)] = True
-        self.closed[_box(block, self.settings.reach_blocks + _REOPENED_BLOCKS)] = False
+        self.frontier.cover(patch.click_zyx)
+        self.frontier.reopen(patch.click_zyx)
         self.most_cubes = self.cubes + self.settings.most_cubes
         self._grow()
 
@@ -181,15 +170,15 @@ class Growing:
         if self.merged:
             box = self.canvas.touched().box
             self.canvas.mask_voxels = int(np.count_nonzero(self.canvas.mask(box)))
-            self._update(box)
+            self.frontier.update(self.canvas, box)
 
     def is_covered(self, zyx: tuple[int, int, int]) -> bool:
         """Whether a cube has seen a voxel well."""
-        return bool(self.covered[tuple(i // COARSE_FACTOR for i in zyx)])
+        return self.frontier.is_covered(zyx)
 
     def _grow(self) -> None:
         suspicious = self.most
-        while (block := self.next_block()) is not None:
+        while (block := self.frontier.next_block()) is not None:
             voxels = self.canvas.mask_voxels
             if voxels > suspicious:
                 if self.cut_back(int(self.most)):
@@ -198,51 +187,13 @@ class Growing:
             if self.cubes >= self.most_cubes or voxels > _GIVEN_UP * self.most:
                 self.bounded = True
                 break
-            centre = self.deepest(block) if self.propose is None else self.proposed(block, self.propose)
+            deepest = self.frontier.deepest(block, self.canvas)
+            centre = deepest if self.propose is None else self.proposed(deepest, self.propose)
             # nothing to click on there, or it contradicts what is known
             if centre is None or not self.take(centre, trusted=False):
-                self.close(block)
+                self.frontier.close(block)
         if self.canvas.mask_voxels > suspicious:
             self.cut_back(int(self.most))
-
-    def deepest(self, block: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The voxel of the open blocks around an open one that lies deepest in the mask.
-
-        Where no cube has looked the structure may go on, so that nothing ends it there.
-        """
-        near = _voxels_around(block, _CLOSED_BLOCKS * COARSE_FACTOR, self.shape)
-        wide = _voxels_around(block, _CLOSED_BLOCKS * COARSE_FACTOR + _DEEP_VOXELS, self.shape)
-        z, y, x = (part.start for part in wide)
-        here = shifted(near, (z, y, x))
-        mask = self.canvas.mask(wide)
-        depth = np.minimum(edt.edt(mask | (self.canvas.weights[wide] == 0))[here], _DEEP_VOXELS)
-        # of voxels as deep, the one that is nearest to the block
-        aside = _squared_distance(near, tuple((b + 0.5) * COARSE_FACTOR for b in block))
-        clickable = mask[here] & self._open()[_blocks_of(near)]
-        best = np.where(clickable, depth - _ASIDE * aside, -np.inf)
-        found = np.unravel_index(int(best.argmax()), best.shape)
-        z, y, x = (int(s.start + i) for s, i in zip(near, found, strict=True))
-        return z, y, x
-
-    def _open(self) -> NDArray[np.bool_]:
-        """Blocks (z, y, x) that the mask reaches and no cube has seen well or looked at in vain."""
-        return (self.filled >= _CLEAR_BLOCK) & ~self.covered & ~self.closed
-
-    def next_block(self) -> tuple[int, int, int] | None:
-        """The open block around which most blocks are open; of several the fullest, then the first."""
-        open_blocks = self._open()
-        found = ndimage.find_objects(open_blocks.view(np.uint8))
-        if not found:
-            return None
-        box = found[0]
-        score = box_sums(open_blocks[box], self.settings.reach_blocks) + 0.5 * self.filled[box]
-        score[~open_blocks[box]] = -1
-        z, y, x = np.unravel_index(int(score.argmax()), score.shape)
-        return int(z) + box[0].start, int(y) + box[1].start, int(x) + box[2].start
-
-    def close(self, block: tuple[int, int, int]) -> None:
-        """Look no further at a block and those around it."""
-        self.closed[_box(block, _CLOSED_BLOCKS)] = True
 
     def cut_back(self, most_voxels: int) -> bool:
         """Take from the mask what lies beyond the neck that leaves so few voxels; False where there is none."""
@@ -257,17 +208,16 @@ class Growing:
         if self.cut is None:
             self.cut = np.zeros(self.shape, dtype=bool)
         self.cut[box] |= leak
-        self._update(box)
-        corner = [s.start for s in box]
-        self.closed[tuple(((np.argwhere(leak) + corner) // COARSE_FACTOR).T)] = True
+        self.frontier.update(self.canvas, box)
+        self.frontier.close_voxels(np.argwhere(leak) + np.array([s.start for s in box]))
         return True
 
-    def proposed(self, block: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
-        """Where cross-patch prompting clicks in the cube around a block, seen from the cube nearest to it.
+    def proposed(self, centre: tuple[int, int, int], propose: Propose) -> tuple[int, int, int] | None:
+        """Where cross-patch prompting clicks in the cube around a voxel, seen from the cube nearest to it.
 
         Only what no cube has seen well counts: what is known already draws the peak to itself. None if nowhere.
         """
-        neighbour = patch_around(self.name, self.deepest(block))
+        neighbour = patch_around(self.name, centre)
         gaps = [
             max(abs(a - b) for a, b in zip(p.origin_zyx, neighbour.origin_zyx, strict=True))
             for p in self.merged
@@ -275,9 +225,7 @@ class Growing:
         patch, mask = list(self.merged.items())[int(np.argmin(gaps))]
         heat = propose(patch, mask.astype(np.float32), neighbour)
         of_volume, of_cube = neighbour.overlap(self.shape)
-        blocks = _blocks_of(of_volume)
-        unseen = ~(self.covered[blocks] | self.closed[blocks])
-        inside = np.where(unseen, heat[of_cube], -np.inf)
+        inside = np.where(self.frontier.unseen(of_volume), heat[of_cube], -np.inf)
         if inside.max() < self.settings.least_peak:
             return None
         peak = np.unravel_index(int(inside.argmax()), inside.shape)
@@ -300,9 +248,8 @@ class Growing:
         self.merged[patch] = mask = believed > 0.5
         if trusted:
             self._learn_tissue(patch, mask)
-        self._update(touched)
-        block = tuple(i // COARSE_FACTOR for i in centre)
-        self.covered[_box(block, self.settings.reach_blocks)] = True
+        self.frontier.update(self.canvas, touched)
+        self.frontier.cover(centre)
         return True
 
     def _air_around(self, patch: Patch, probability: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -352,46 +299,6 @@ class Growing:
         of_volume, of_cube = patch.overlap(self.shape)
         added = (probability[of_cube] > 0.5) & (self.canvas.weights[of_volume] == 0)
         return self.tissue.may_be(self.hu[of_volume][added])
-
-    def _update(self, touched: Box) -> None:
-        """How full blocks are, where a cube was merged."""
-        low = [s.start // COARSE_FACTOR for s in touched]
-        high = [-(-s.stop // COARSE_FACTOR) for s in touched]
-        f = COARSE_FACTOR
-        z, y, x = (slice(a * f, b * f) for a, b in zip(low, high, strict=True))
-        mask = self.canvas.mask((z, y, x))
-        padded = np.pad(mask, [(0, (-n) % f) for n in mask.shape])
-        blocks = padded.reshape(*(side for n in padded.shape for side in (n // f, f)))
-        share = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-        self.filled[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = share
-
-
-_SURE_WEIGHT = 0.02  # of a cube's vote: its outermost voxels have less
-
-
-def _voxels_around(block: tuple[int, int, int], reach: int, shape: tuple[int, int, int]) -> Box:
-    """A block and so many voxels on each side of it, as far as the grid goes."""
-    z, y, x = (
-        slice(max(0, b * COARSE_FACTOR - reach), min(n, (b + 1) * COARSE_FACTOR + reach))
-        for b, n in zip(block, shape, strict=True)
-    )
-    return z, y, x
-
-
-def _squared_distance(box: Box, point: tuple[float, ...]) -> NDArray[np.float64]:
-    """Of each voxel of a box from a point."""
-    dz, dy, dx = np.ix_(*(np.arange(s.start, s.stop) - p for s, p in zip(box, point, strict=True)))
-    squared: NDArray[np.float64] = dz**2 + dy**2 + dx**2
-    return squared
-
-
-def _blocks_of(box: Box) -> tuple[NDArray[np.intp], ...]:
-    """Index that spreads an array of blocks over the voxels of a box."""
-    return np.ix_(*(np.arange(s.start, s.stop) // COARSE_FACTOR for s in box))
-
-
-def _box(block: tuple[int, ...], reach: int) -> tuple[slice, ...]:
-    return tuple(slice(max(0, b - reach), b + reach + 1) for b in block)
 
 
 def fewest_cubes(mask: NDArray[np.bool_]) -> int:
