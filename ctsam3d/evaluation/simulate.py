@@ -22,8 +22,8 @@ from ctsam3d.imaging.volume import Volume
 from ctsam3d.prompting.prompt import Prompt
 from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.intensity import within_intensity
+from ctsam3d.segmentation.interactive import ClickedStructure
 from ctsam3d.segmentation.segmenter import Segmenter
-from ctsam3d.segmentation.stitch import Canvas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,21 +68,24 @@ def clicked(
     wanted = _on_model_grid(truth, source, grid.geometry)
     known = None if unknown is None else _on_model_grid(~unknown, source, grid.geometry)
     structure = segmenter.clicked(name, grid, prompt)
-    mask = _shown(name, structure.canvas, grid)
+    mask = _shown(structure, grid)
     for count in range(1, most_clicks + 1):
         click = next_click(mask if known is None else mask & known, wanted)
         if click is None:
             return
-        mask = _shown(name, structure.click([click]), grid)
+        structure.click([click])
+        mask = _shown(structure, grid)
         found = labels_to_source(mask.view(np.uint8), grid.geometry, source) > 0
         yield Answer(count, found, structure.decoded, structure.bounded)
 
 
-def _shown(name: str, canvas: Canvas, grid: Volume) -> NDArray[np.bool_]:
+def _shown(structure: ClickedStructure, grid: Volume) -> NDArray[np.bool_]:
     """The mask (z, y, x) as whoever clicks gets to see it, on the whole model grid."""
-    part = canvas.touched()
+    part = structure.canvas.touched()
+    clicks = [click.within(part.box) for click in structure.clicks]
+    seen = within_intensity(structure.name, part.probability(), grid.hu[part.box], clicks)
     shown = np.zeros(grid.hu.shape, dtype=bool)
-    shown[part.box] = within_intensity(name, part.probability(), grid.hu[part.box]) > 0.5
+    shown[part.box] = seen > 0.5
     return shown
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure
+from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.patches import Box
 from ctsam3d.segmentation.settings import Settings
 from ctsam3d.segmentation.stitch import Canvas
@@ -33,6 +34,7 @@ class Found:
         status, reason: of it so far.
         agreement: Dice of refined and coarse mask.
         localized: how sure the localizer was.
+        clicks: that somebody made, on the model grid.
     """
 
     box: Box
@@ -42,6 +44,7 @@ class Found:
     reason: str | None = None
     agreement: float | None = None
     localized: float | None = None
+    clicks: tuple[VoxelClick, ...] = ()
 
 
 def least_agreements(facts: Mapping[str, object]) -> dict[str, float]:

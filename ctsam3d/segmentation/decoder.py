@@ -15,7 +15,7 @@ from ctsam3d.network.config import CUBE_VOXELS
 from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.segmentation.batch_size import Memory, fitting_batch
 from ctsam3d.segmentation.embedding_cache import EmbeddingCache
-from ctsam3d.segmentation.patches import Patch, cut
+from ctsam3d.segmentation.patches import Box, Patch, cut, within
 
 Decode = Callable[[Embeddings, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -37,6 +37,10 @@ class VoxelClick:
 
     zyx: tuple[int, int, int]
     positive: bool = True
+
+    def within(self, box: Box) -> VoxelClick:
+        """The same on a part of the grid."""
+        return VoxelClick(within(box, self.zyx), self.positive)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -49,7 +49,11 @@ def beyond_the_neck(
         low, high = (middle, high) if joined(middle) is None else (low, middle)
     if high > _NARROW * depth[outside] or (leak := joined(high)) is None:
         return none
-    return _nearer(mask, leak, (depth > high) & ~leak)
+    kept = (depth > high) & ~leak
+    # a click in what is as thin as the neck still holds what is nearer to it than to the leak
+    for voxel in inside:
+        kept[voxel] = True
+    return _nearer(mask, leak, kept)
 
 
 def beyond_what_is_possible(

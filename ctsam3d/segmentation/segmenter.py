@@ -212,11 +212,12 @@ class Segmenter:
         structure = self._clickable(name, grid, begun)
         canvas = structure.click(clicks).touched()
         cubes = structure.decoded + (begun.cubes if begun else 0)
-        return Found(canvas.box, canvas.probability(), cubes)
+        return Found(canvas.box, canvas.probability(), cubes, clicks=tuple(clicks))
 
     def _enter(self, name: str, label: int, found: Found, label_map: LabelMap, grid: Volume) -> Finding:
         """Enter a structure into the label map, and say what became of it."""
-        probability = within_intensity(name, found.probability, grid.hu[found.box])
+        clicks = [click.within(found.box) for click in found.clicks]
+        probability = within_intensity(name, found.probability, grid.hu[found.box], clicks)
         mask = probability > 0.5
         label_map.claim(label, found.box, probability, mask)
         soft = float(probability[probability > 0.02].sum(dtype=np.float64)) * grid.geometry.voxel_volume_ml

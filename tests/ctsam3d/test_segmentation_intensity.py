@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.intensity import within_intensity
 
 
@@ -62,3 +63,37 @@ def test_gas_under_the_diaphragm_is_no_lung_but_air_in_an_empty_lung_is() -> Non
     assert lung[:, 10:30, 10:17].all() and not lung[:, 33:].any()
     hu[hu == -850] = -930
     assert (within_intensity("lung_left", seen, hu) > 0.5)[:, 34:37, 10:30].all()
+
+
+def test_a_click_that_the_network_heard_outranks_the_rule() -> None:
+    hu = _chest()
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 8:32, 8:32] = 0.9
+    in_tumour, far_off = VoxelClick((16, 27, 27)), VoxelClick((16, 200, 27))
+    ruled = within_intensity("lung_left", seen, hu) > 0.5
+    clicked = within_intensity("lung_left", seen, hu, [in_tumour, far_off]) > 0.5
+    assert not ruled[12:20, 24:30, 24:30].any() and clicked[12:20, 24:30, 24:30].all()
+    assert np.array_equal(ruled[:, :20], clicked[:, :20])
+
+
+def test_a_click_that_the_network_did_not_hear_leaves_the_rule_as_it_is() -> None:
+    hu = _chest()
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 8:32, 8:16] = 0.9
+    ruled = within_intensity("lung_left", seen, hu) > 0.5
+    # the rule went on into air, as this click wants it; the other is of what neither says
+    agreeing, unheard = VoxelClick((5, 12, 20)), VoxelClick((5, 2, 20))
+    assert ruled[agreeing.zyx] and not seen[agreeing.zyx]
+    assert np.array_equal(ruled, within_intensity("lung_left", seen, hu, [agreeing, unheard]) > 0.5)
+
+
+def test_a_negative_click_in_air_that_the_rule_added_takes_it_back_around_the_click() -> None:
+    hu = _chest()
+    seen = np.zeros(hu.shape, dtype=np.float32)
+    seen[:, 8:32, 8:16] = 0.9
+    ruled = within_intensity("lung_left", seen, hu) > 0.5
+    click = VoxelClick((15, 12, 18), positive=False)
+    clicked = within_intensity("lung_left", seen, hu, [click]) > 0.5
+    assert ruled[click.zyx] and not clicked[13:18, 11:14, 16:22].any()
+    assert np.array_equal(clicked[:, 8:32, 8:16], ruled[:, 8:32, 8:16])  # where the network itself saw a lung
+    assert ruled[15, 28, 17] and clicked[15, 28, 17]  # far from the click

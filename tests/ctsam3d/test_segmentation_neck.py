@@ -58,3 +58,13 @@ def test_clicks_that_are_not_joined_by_the_mask_cut_nothing() -> None:
     assert not beyond_the_neck(mask, [ORGAN], (0, 0, 0)).any()  # beside the mask
     assert not beyond_the_neck(mask | _tube(3), [(0, 0, 0)], LEAK).any()  # nothing says what is right
     assert not beyond_the_neck(mask | _tube(3), [], LEAK).any()
+
+
+def test_a_click_in_what_is_as_thin_as_the_neck_keeps_what_is_around_it() -> None:
+    """A vessel that leaked into an organ, with another piece of mask, as deep as the leak, behind that."""
+    vessel, leak = _tube(4) & (np.arange(SHAPE[2]) < 60), _ball((25, 25, 78), 20)
+    behind = _ball((25, 25, 112), 12) | (_tube(3) & (np.arange(SHAPE[2]) > 80))
+    mask = vessel | leak | behind
+    click = (25, 25, 32)
+    cut = beyond_the_neck(mask, [click], (25, 25, 78))
+    assert not cut[23:28, 23:28, 28:40].any() and cut[_ball((25, 25, 78), 18)].all()
