@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
-from ctsam3d.segmentation.patches import Box, shifted
+from ctsam3d.segmentation.patches import Box, shifted, squared_distance
 from ctsam3d.segmentation.stitch import Canvas
 
 Block = tuple[int, int, int]
@@ -103,7 +103,7 @@ class Frontier:
         mask = canvas.mask(wide)
         depth = np.minimum(edt.edt(mask | (canvas.weights[wide] == 0))[here], _DEEP_VOXELS)
         # of voxels as deep, the one that is nearest to the block
-        aside = _squared_distance(near, tuple((b + 0.5) * COARSE_FACTOR for b in block))
+        aside = squared_distance(near, tuple((b + 0.5) * COARSE_FACTOR for b in block))
         clickable = mask[here] & self._open()[_blocks_of(near)]
         best = np.where(clickable, depth - _ASIDE * aside, -np.inf)
         found = np.unravel_index(int(best.argmax()), best.shape)
@@ -126,13 +126,6 @@ def _voxels_around(block: tuple[int, int, int], reach: int, shape: tuple[int, in
         for b, n in zip(block, shape, strict=True)
     )
     return z, y, x
-
-
-def _squared_distance(box: Box, point: tuple[float, ...]) -> NDArray[np.float64]:
-    """Of each voxel of a box from a point."""
-    dz, dy, dx = np.ix_(*(np.arange(s.start, s.stop) - p for s, p in zip(box, point, strict=True)))
-    squared: NDArray[np.float64] = dz**2 + dy**2 + dx**2
-    return squared
 
 
 def _blocks_of(box: Box) -> tuple[NDArray[np.intp], ...]:

@@ -4,6 +4,8 @@
 2. A further click corrects: the network is asked once, about one cube that holds the click, with all clicks made there
    and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
    is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
+   In a mask that was there a negative click with no positive one in its cube gets one for company, where the mask around
+   it is deepest. In training it hardly ever is alone, and alone it takes from the mask what is right as well.
 3. A positive click with nothing of the structure around it begins another part, which grows likewise. One where growth
    has not come, or has been given up, makes it go on from there.
 4. A structure that grew from clicks hangs together with them: a negative click in a leak undoes all of it, up to the
@@ -18,16 +20,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import cc3d
+import edt
 import numpy as np
 from numpy.typing import NDArray
 
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growing, Growth
 from ctsam3d.segmentation.neck import beyond_the_neck
-from ctsam3d.segmentation.patches import Box, Patch, patch_around, within
+from ctsam3d.segmentation.patches import Box, Patch, patch_around, squared_distance, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _HELD_WELL = 24  # voxels from a cube's centre along any axis
+_APART = 10  # voxels between a negative click and the positive one that keeps it company, at least
+_THICK = 2.0  # voxels deep, for a mask to be clicked on
 
 
 class ClickedStructure:
@@ -111,11 +116,12 @@ class ClickedStructure:
     def _correct(self, click: VoxelClick) -> None:
         if not click.positive and self.grown:
             self._cut_off_what_it_hangs_on(click)
-        patch = self._cube_for(click)
+        clicks, patch = self.clicks, self._cube_for(click)
+        alone = not self.grown and not any(c.positive and patch.holds(c.zyx) for c in clicks)
+        if alone and (beside := self._company(click)):
+            clicks, patch = (*clicks, beside), patch_around(self.name, beside.zyx)
         # the cube's own click first, then in the order in which they were made
-        inside = sorted(
-            (c for c in self.clicks if patch.holds(c.zyx)), key=lambda c: c.zyx != patch.click_zyx
-        )
+        inside = sorted((c for c in clicks if patch.holds(c.zyx)), key=lambda c: c.zyx != patch.click_zyx)
         answer = self._ask(Question(patch, tuple(inside), self.canvas.over(patch)))
         self.canvas.overrule(patch, answer)
         if not self.grown:
@@ -133,6 +139,20 @@ class ClickedStructure:
         nearest = int(np.argmin(distances)) if distances else -1
         held = nearest >= 0 and distances[nearest] <= _HELD_WELL
         return patch_around(self.name, centres[nearest] if held else click.zyx)
+
+    def _company(self, click: VoxelClick) -> VoxelClick | None:
+        """A positive click whose cube holds another one well, on the mask's deepest voxel; None of a thin mask."""
+        z, y, x = (
+            slice(max(0, i - _HELD_WELL), min(n, i + _HELD_WELL + 1))
+            for i, n in zip(click.zyx, self.canvas.shape, strict=True)
+        )
+        depth = edt.edt(self.canvas.mask((z, y, x)))
+        depth[squared_distance((z, y, x), click.zyx) <= _APART**2] = 0
+        if depth.max() < _THICK:
+            return None
+        found = np.unravel_index(int(depth.argmax()), depth.shape)
+        at = (int(i) + s.start for i, s in zip(found, (z, y, x), strict=True))
+        return VoxelClick((next(at), next(at), next(at)))
 
     def _cut_off_what_it_hangs_on(self, click: VoxelClick) -> None:
         """Clear the leak that a negative click lies in, up to its neck."""

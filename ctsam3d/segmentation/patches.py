@@ -28,6 +28,13 @@ def within(box: Box, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
     return z, y, x
 
 
+def squared_distance(box: Box, point: tuple[float, ...]) -> NDArray[np.float64]:
+    """Of each voxel of a part of the grid from a point of the grid (z, y, x), in square voxels."""
+    dz, dy, dx = np.ix_(*(np.arange(s.start, s.stop) - p for s, p in zip(box, point, strict=True)))
+    squared: NDArray[np.float64] = dz**2 + dy**2 + dx**2
+    return squared
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """A cube of the model grid and the click at its centre.

@@ -155,16 +155,32 @@ def test_a_mask_that_is_there_is_corrected_where_it_is_clicked_on_and_stays_else
 ) -> None:
     structure = clickable(decoder, (EVERYWHERE, (INSIDE | LEAK).astype(np.float32)))
     assert np.array_equal(mask_of(structure.canvas), INSIDE | LEAK) and not decoder.asked
-    corrected = mask_of(structure.click([VoxelClick((30, 30, 170), positive=False)]))
-    assert len(decoder.asked) == 1 and not corrected[30, 30, 150:190].any()
+    click = VoxelClick((30, 30, 170), positive=False)
+    corrected = mask_of(structure.click([click]))
+    assert not corrected[30, 30, 150:174].any()
+    # no negative click is asked alone: the mask's deepest voxel beside it is the cube's centre
+    (asked,) = decoder.asked
+    beside, second = asked.clicks
+    assert second == click and beside.positive and beside.zyx == asked.patch.click_zyx
+    assert 10 < abs(beside.zyx[2] - 170) <= 24 and structure.clicks == (click,)
     # it did not grow from clicks, so that nothing has to hang together with one
     assert corrected[30, 30, 20:130].all() and corrected[30, 30, 210:228].all()
 
 
 def test_of_a_mask_that_is_there_no_part_is_cut_off_at_a_neck() -> None:
     structure = clickable(Leaking(NECKED), (EVERYWHERE, (INSIDE | NECKED).astype(np.float32)))
-    corrected = mask_of(structure.click([FIRST, VoxelClick((30, 30, 200), positive=False)]))
-    assert corrected[30, 30, 145:160].all() and not corrected[30, 30, 190:210].any()
+    corrected = mask_of(structure.click([FIRST, VoxelClick((30, 30, 220), positive=False)]))
+    assert corrected[30, 30, 145:160].all() and not corrected[30, 30, 190:215].any()
+
+
+def test_a_negative_click_on_a_thin_mask_is_asked_alone(decoder: Leaking) -> None:
+    thin = np.zeros(SHAPE, dtype=np.float32)
+    thin[30, 30, 10:230] = 1
+    structure = clickable(decoder, (EVERYWHERE, thin))
+    click = VoxelClick((30, 30, 170), positive=False)
+    structure.click([click])
+    (asked,) = decoder.asked
+    assert asked.clicks == (click,) and asked.patch.click_zyx == click.zyx
 
 
 def test_a_click_where_growth_was_given_up_makes_it_go_on() -> None:
