@@ -4,7 +4,7 @@
 2. A further click corrects: the network is asked once, about one cube that holds the click, with all clicks made there
    and the mask as it stands. Its answer takes the mask's place there, less and less towards the cube's faces. The cube
    is that of the nearest positive click that holds the new one well, as in training; else it is centred on the new one.
-   In a mask that was there a negative click with no positive one in its cube gets one for company, where the mask around
+   In a mask that was there a negative click with no positive one in its cube gets one for company, where the mask near
    it is deepest. In training it hardly ever is alone, and alone it takes from the mask what is right as well.
 3. A positive click with nothing of the structure around it begins another part, which grows likewise. One where growth
    has not come, or has been given up, makes it go on from there.
