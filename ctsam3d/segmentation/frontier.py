@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ctsam3d.prompting.prompt import COARSE_FACTOR
 from ctsam3d.prompting.seeds import box_sums
-from ctsam3d.segmentation.patches import Box, shifted, squared_distance
+from ctsam3d.segmentation.patches import Box, peak, shifted, squared_distance
 from ctsam3d.segmentation.stitch import Canvas
 
 Block = tuple[int, int, int]
@@ -88,8 +88,7 @@ class Frontier:
         box = found[0]
         score = box_sums(open_blocks[box], self._reach) + 0.5 * self._filled[box]
         score[~open_blocks[box]] = -1
-        z, y, x = np.unravel_index(int(score.argmax()), score.shape)
-        return int(z) + box[0].start, int(y) + box[1].start, int(x) + box[2].start
+        return peak(box, score)
 
     def deepest(self, block: Block, canvas: Canvas) -> Voxel:
         """The voxel of the open blocks around an open one that lies deepest in the mask.
@@ -105,10 +104,7 @@ class Frontier:
         # of voxels as deep, the one that is nearest to the block
         aside = squared_distance(near, tuple((b + 0.5) * COARSE_FACTOR for b in block))
         clickable = mask[here] & self._open()[_blocks_of(near)]
-        best = np.where(clickable, depth - _ASIDE * aside, -np.inf)
-        found = np.unravel_index(int(best.argmax()), best.shape)
-        z, y, x = (int(s.start + i) for s, i in zip(near, found, strict=True))
-        return z, y, x
+        return peak(near, np.where(clickable, depth - _ASIDE * aside, -np.inf))
 
     def _open(self) -> NDArray[np.bool_]:
         return (self._filled >= _CLEAR_BLOCK) & ~self._covered & ~self._closed

@@ -34,7 +34,7 @@ from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.frontier import Frontier
 from ctsam3d.segmentation.intensity import AERATED, within_intensity
 from ctsam3d.segmentation.neck import beyond_what_is_possible
-from ctsam3d.segmentation.patches import Patch, patch_around, within
+from ctsam3d.segmentation.patches import Patch, patch_around, peak, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _SURE_WEIGHT = 0.02  # of a cube's vote: its outermost voxels have less
@@ -228,9 +228,7 @@ class Growing:
         inside = np.where(self.frontier.unseen(of_volume), heat[of_cube], -np.inf)
         if inside.max() < self.settings.least_peak:
             return None
-        peak = np.unravel_index(int(inside.argmax()), inside.shape)
-        z, y, x = (int(s.start + p) for s, p in zip(of_volume, peak, strict=True))
-        return z, y, x
+        return peak(of_volume, inside)
 
     def take(self, centre: tuple[int, int, int], *, trusted: bool) -> bool:
         """Decode the cube around a click and merge it; False if it contradicts what is known."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growing, Growth
 from ctsam3d.segmentation.neck import beyond_the_neck
-from ctsam3d.segmentation.patches import Box, Patch, patch_around, squared_distance, within
+from ctsam3d.segmentation.patches import Box, Patch, patch_around, peak, squared_distance, within
 from ctsam3d.segmentation.stitch import Canvas
 
 _HELD_WELL = 24  # voxels from a cube's centre along any axis
@@ -150,9 +150,7 @@ class ClickedStructure:
         depth[squared_distance((z, y, x), click.zyx) <= _APART**2] = 0
         if depth.max() < _THICK:
             return None
-        found = np.unravel_index(int(depth.argmax()), depth.shape)
-        at = (int(i) + s.start for i, s in zip(found, (z, y, x), strict=True))
-        return VoxelClick((next(at), next(at), next(at)))
+        return VoxelClick(peak((z, y, x), depth))
 
     def _cut_off_what_it_hangs_on(self, click: VoxelClick) -> None:
         """Clear the leak that a negative click lies in, up to its neck."""

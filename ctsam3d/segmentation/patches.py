@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,13 @@ def shifted(box: Box, origin_zyx: tuple[int, int, int]) -> Box:
 def within(box: Box, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
     """A voxel of the grid as one of a part of it."""
     z, y, x = (i - part.start for i, part in zip(voxel, box, strict=True))
+    return z, y, x
+
+
+def peak(box: Box, values: NDArray[Any]) -> tuple[int, int, int]:
+    """The voxel of the grid at which an array (z, y, x) over a part of it is largest; of several the first."""
+    found = np.unravel_index(int(values.argmax()), values.shape)
+    z, y, x = (int(i) + part.start for i, part in zip(found, box, strict=True))
     return z, y, x
 
 
