@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED
+from ctsam3d.anatomy.localized import BACKGROUND, LOCALIZED, UNKNOWN
 from ctsam3d.network import windows
 from ctsam3d.network.click_maps import PADDING
 from ctsam3d.network.config import CUBE_VOXELS, SPACING_MM
@@ -56,11 +56,11 @@ class Mixture:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
     case: Case
-    truth_of: dict[str, NDArray[np.bool_]]  # class -> (256,), label ids that are it
+    truth_of: dict[str, NDArray[np.bool_]]  # structure -> (256,), label ids that are it
     known_of: dict[
         str, NDArray[np.bool_]
-    ]  # class -> (256,), label ids of which it is known whether they are it
-    places: dict[str, NDArray[np.int32]]  # class -> voxels inside it (n, 3)
+    ]  # structure -> (256,), label ids of which it is known whether they are it
+    places: dict[str, NDArray[np.int32]]  # structure -> voxels inside it (n, 3)
     body_mm: NDArray[np.uint8] | None
 
 
@@ -216,22 +216,30 @@ def _prepare(case: Case) -> _Prepared:
     allowed = case.allowed()
     found_boxes = ndimage.find_objects(case.labels, 255)
     truth_of, known_of, places = {}, {}, {}
-    for label in case.names:
-        for cls in (classes := case.classes(label)):
-            if cls == BACKGROUND or cls in places or len(classes) > 1:
-                continue
-            is_it, known = decided(allowed, cls)
-            boxes = [box for i, box in enumerate(found_boxes, 1) if box is not None and is_it[i]]
-            corner = np.min([[s.start for s in box] for box in boxes], axis=0)
-            end = np.max([[s.stop for s in box] for box in boxes], axis=0)
-            inside = is_it[case.labels[tuple(slice(a, b) for a, b in zip(corner, end, strict=True))]]
-            deep = ndimage.binary_erosion(inside)
-            found = np.argwhere(deep if deep.any() else inside) + corner
-            if len(found) < 30:
-                continue
+    for label, name in case.names.items():
+        classes = case.classes(label)
+        if BACKGROUND in classes:  # the localizer does not have it: clicks alone can ask for it
+            structure, is_it, known = name, np.arange(256) == label, np.ones(256, dtype=bool)
+            # what a review of other structures left open is none of what somebody drew
+            known[UNKNOWN] = name not in case.reviewed
+        elif len(classes) == 1:
+            structure = classes[0]
             # an id that is in no table (255, beyond the image) is unknown
-            truth_of[cls], known_of[cls] = is_it, known
-            places[cls] = found[:: max(1, len(found) // 20000)].astype(np.int32)
+            is_it, known = decided(allowed, structure)
+        else:
+            continue
+        if structure in places:
+            continue
+        boxes = [box for i, box in enumerate(found_boxes, 1) if box is not None and is_it[i]]
+        corner = np.min([[s.start for s in box] for box in boxes], axis=0)
+        end = np.max([[s.stop for s in box] for box in boxes], axis=0)
+        inside = is_it[case.labels[tuple(slice(a, b) for a, b in zip(corner, end, strict=True))]]
+        deep = ndimage.binary_erosion(inside)
+        found = np.argwhere(deep if deep.any() else inside) + corner
+        if len(found) < 30:
+            continue
+        truth_of[structure], known_of[structure] = is_it, known
+        places[structure] = found[:: max(1, len(found) // 20000)].astype(np.int32)
     body = body_of(case.labels, case.spacing_mm) if case.is_whole(len(LOCALIZED) - 10) else None
     return _Prepared(case, truth_of, known_of, places, body)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctsam3d.anatomy.localized import UNKNOWN
 from ctsam3d.network.config import SIZES
 from ctsam3d.training.cases import Case, load_case, save_case
 from ctsam3d.training.cubes import CubeSamples, Mixture, error_clicks
@@ -98,6 +99,31 @@ def test_a_cube_is_clicked_inside_its_structure() -> None:
         hu = sample["cube"][0]
         assert float(hu[sample["truth"][0] > 0].mean()) > float(hu[sample["truth"][0] == 0].mean())
     assert inside >= 18  # interpolated labels may lose a voxel at the border
+
+
+def test_what_the_localizer_does_not_have_is_clicked_too() -> None:
+    phantom = replace(_phantom(), names={1: "larynx", 2: "spleen"}, known=frozenset(["spleen"]))
+    phantom.labels[:, 46:] = UNKNOWN  # what a review of the spleen left open
+    mixture = Mixture(synthetic=0.0, coarse_prompt=0.0)
+    drawn = CubeSamples([phantom], SIZES["nano"].windows_hu, mixture)
+    reviewed = CubeSamples(
+        [replace(phantom, reviewed=frozenset(["larynx"]))], SIZES["nano"].windows_hu, mixture
+    )
+    larynxes = 0
+    for step in range(20):
+        name = drawn.choose(np.random.default_rng((0, step, 0))).structure
+        sample, doubted = drawn.draw((0, step, 0)), reviewed.draw((0, step, 0))
+        assert torch.equal(sample["cube"], doubted["cube"])
+        bright = sample["cube"][0] > 0.7  # the spleen is, the larynx is not
+        truth, known = sample["truth"][0] > 0, sample["known"][0] > 0
+        if name == "larynx":
+            larynxes += 1
+            assert truth.any() and float(bright[truth].float().mean()) < 0.3
+            assert known.all() and not (doubted["known"][0] > 0).all()
+        else:
+            assert float(bright[truth].float().mean()) > 0.7
+            assert not known.all()
+    assert 4 <= larynxes <= 16
 
 
 def test_a_cached_case_reads_back(tmp_path: Path) -> None:
