@@ -19,6 +19,7 @@ from ctsam3d.imaging.resample import to_model_grid
 from ctsam3d.network.config import SPACING_MM
 from ctsam3d.outcome import Status
 from ctsam3d.segmentation.confidence import Evidence
+from ctsam3d.segmentation.prompts import owners_of
 from ctsam3d.segmentation.result import StudySegmentation
 from ctsam3d.segmentation.segmenter import Segmenter
 
@@ -93,7 +94,9 @@ def score_case(
     classes = {name for target in targets for name in target.classes}
     asked = tuple(name for name in segmenter.structures if name in classes)
     answers: dict[Method, StudySegmentation] = {}
-    prompts = segmenter.localizer.prompts(grid, asked) if asked else {}
+    located = segmenter.localizer.prompts(grid, segmenter.structures) if asked or most_clicks else {}
+    prompts = {name: located[name] for name in asked if name in located}
+    owners = owners_of(located)
     if asked:
         coarse, refined = localized_and_refined(segmenter, prompts, case.volume, grid, asked)
         answers = {Method.LOCALIZER: coarse, Method.AUTOMATIC: refined}
@@ -110,8 +113,8 @@ def score_case(
         asked_for = {CLICKED: None} if mask is None else {(Method.CLICKS,): None, (Method.CORRECTED,): mask}
         for methods, prompt in asked_for.items():
             for state in clicked(
-                segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt, case.unknown
-            ):
+                segmenter, target.name, grid, case.volume.geometry, truth, most_clicks, prompt, case.unknown, owners
+            ):  # fmt: skip
                 last = state.clicks == most_clicks
                 for method in methods:
                     yield _clicked(case, target, method, state, truth, truncated, last=last)

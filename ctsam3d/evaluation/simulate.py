@@ -23,6 +23,7 @@ from ctsam3d.prompting.prompt import Prompt
 from ctsam3d.segmentation.decoder import VoxelClick
 from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.interactive import ClickedStructure
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.segmenter import Segmenter
 
 
@@ -52,22 +53,24 @@ def clicked(
     most_clicks: int,
     prompt: Prompt | None = None,
     unknown: NDArray[np.bool_] | None = None,
+    owners: SureOwners | None = None,
 ) -> Iterator[Answer]:
     """Click up to so many times on one structure; fewer where nothing is wrong any more.
 
     Args:
         segmenter: what answers.
-        name: of the structure; nothing but a bound of its volume is taken from it.
+        name: of the structure; nothing but what it is not and a bound of its volume is taken from it.
         grid: the image on the model grid.
         source: the grid of `truth`.
         truth: bool (z, y, x) with at least one voxel.
         most_clicks: at least 1.
         prompt: what is known of the structure without clicks; None for nothing.
         unknown: bool (z, y, x), where nobody can say what is wrong; None for nowhere.
+        owners: whose each part of the image surely is, where that is known.
     """
     wanted = _on_model_grid(truth, source, grid.geometry)
     known = None if unknown is None else _on_model_grid(~unknown, source, grid.geometry)
-    structure = segmenter.clicked(name, grid, prompt)
+    structure = segmenter.clicked(name, grid, prompt, owners)
     mask = _shown(structure, grid)
     for count in range(1, most_clicks + 1):
         click = next_click(mask if known is None else mask & known, wanted)

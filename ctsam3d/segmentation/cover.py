@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure
 from ctsam3d.prompting.seeds import covering_seeds
-from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
+from ctsam3d.segmentation.correct import correcting_clicks
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.patches import Patch, lay_over, patch_at
 from ctsam3d.segmentation.settings import Settings
 from ctsam3d.segmentation.stitch import Canvas

@@ -11,6 +11,8 @@
 4. A structure that grew from clicks hangs together with them: a negative click in a leak undoes all of it, up to the
    leak's neck (`neck`), and what a correction cuts off goes. Of a mask that was there it is not known which part is
    meant: there each click counts in its cube alone.
+5. Where it is known whose the surroundings are (`owners`), nothing grows into what surely is another structure, unless
+   somebody clicks there.
 
 A click so costs one cube, whose embedding may be there already, and changes nothing farther away than that but a leak.
 """
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.grow import Growing, Growth
 from ctsam3d.segmentation.neck import beyond_the_neck
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.patches import Box, Patch, patch_around, peak, squared_distance, within
 from ctsam3d.segmentation.stitch import Canvas
 
@@ -55,6 +58,7 @@ class ClickedStructure:
         cross_patch: bool,
         most_voxels: int | None = None,
         begun: tuple[Box, NDArray[np.float32]] | None = None,
+        others: SureOwners | None = None,
     ) -> None:
         """Nothing is asked yet.
 
@@ -66,8 +70,10 @@ class ClickedStructure:
             cross_patch: the weights hold a cross-patch predictor that was trained.
             most_voxels: that the structure can have, as far as is known.
             begun: a box of the grid and the probability there, to be corrected; else it grows from clicks alone.
+            others: whose the surroundings are, this structure's own aside.
         """
         self.name, self.hu, self.decoder, self.growth = name, hu, decoder, growth
+        self.others = others
         self.cross_patch, self.most_voxels = cross_patch and growth.cross_patch, most_voxels
         self.grown = begun is None
         self.growing = self._nothing_grown()
@@ -172,15 +178,17 @@ class ClickedStructure:
     def _answer(
         self, patch: Patch, clicks: tuple[VoxelClick, ...], known: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Of a growing structure's cube, told what is known of it, or nothing.
+        """Of a growing structure's cube, told what is known of it, or nothing; without what is surely another's.
 
         As in training, one click comes first and others as corrections of its answer.
         """
-        first, *others = (click for click in clicks if patch.holds(click.zyx))
-        if known is not None:
-            return self._ask(Question(patch, (first, *others), known))
-        answer = self._ask(Question(patch, (first,)))
-        return self._ask(Question(patch, (first, *others), answer)) if others else answer
+        first, *more = (click for click in clicks if patch.holds(click.zyx))
+        previous = self._ask(Question(patch, (first,))) if more and known is None else known
+        answer = self._ask(Question(patch, (first, *more), previous))
+        if self.others is None:
+            return answer
+        theirs = self.others.elsewhere(patch, (c.zyx for c in self.clicks if c.positive))
+        return np.where(theirs, np.float32(0), answer)
 
     def _ask(self, question: Question) -> NDArray[np.float32]:
         self.decoded += 1

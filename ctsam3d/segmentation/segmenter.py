@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ctsam3d.anatomy.catalogue import named
+from ctsam3d.anatomy.localized import classes_of
 from ctsam3d.imaging.resample import labels_to_source, to_model_grid
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.network import checkpoint
@@ -37,8 +38,9 @@ from ctsam3d.segmentation.cover import Coverer
 from ctsam3d.segmentation.decoder import CubeDecoder, Decode, VoxelClick
 from ctsam3d.segmentation.intensity import within_intensity
 from ctsam3d.segmentation.interactive import ClickedStructure
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.precision_gate import fastest_decoder
-from ctsam3d.segmentation.prompts import gather, on_grid
+from ctsam3d.segmentation.prompts import gather, is_apart, on_grid
 from ctsam3d.segmentation.result import Finding, StudySegmentation
 from ctsam3d.segmentation.settings import Settings
 from ctsam3d.segmentation.stitch import LabelMap
@@ -144,7 +146,8 @@ class Segmenter:
         clock = _Clock()
         grid = to_model_grid(volume, SPACING_MM, self.device)
         clock.lap("prepare")
-        who, prompts = gather(grid, structures, prompter, self.localizer)
+        gathered = gather(grid, structures, prompter, self.localizer)
+        who, prompts = gathered.who, gathered.prompts
         clock.lap("prompt")
         network_before = self._decoder.seconds
         names = [name for name in structures if name in prompts]
@@ -155,7 +158,7 @@ class Segmenter:
             for name in structures
             if name not in prompts
         }
-        for name, found in self._found(grid, {name: prompts[name] for name in names}):
+        for name, found in self._found(grid, {name: prompts[name] for name in names}, gathered.owners):
             findings[name] = self._enter(name, ids[name], found, label_map, grid)
         clock.lap("merge", network=self._decoder.seconds - network_before)
         labels = labels_to_source(label_map.labels, grid.geometry, volume.geometry, self.device)
@@ -168,35 +171,42 @@ class Segmenter:
         ordered = {name: replace(findings[name], prompter=who.get(name)) for name in structures}
         return StudySegmentation(labels, ids, ordered, clock.seconds)
 
-    def _found(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Found]]:
+    def _found(
+        self, grid: Volume, prompts: Mapping[str, Prompt], owners: SureOwners | None
+    ) -> Iterator[tuple[str, Found]]:
         """What each prompt comes to, one structure at a time or nearly so."""
         coarse = {name: prompt.coarse for name, prompt in prompts.items() if prompt.coarse is not None}
         for name, canvas, cubes in self._coverer.cover(grid.hu, coarse):
             found = accepted(coarse[name], canvas, cubes, self.settings, self._least_agreement(name))
             clicks = on_grid(prompts[name].clicks, grid)
-            yield name, self._clicked(name, grid, clicks, found) if clicks else found
+            yield name, self._clicked(name, grid, clicks, found, owners) if clicks else found
         for name, prompt in prompts.items():
             if prompt.coarse is None:
-                yield name, self._clicked(name, grid, on_grid(prompt.clicks, grid), None)
+                yield name, self._clicked(name, grid, on_grid(prompt.clicks, grid), None, owners)
 
-    def clicked(self, name: str, grid: Volume, prompt: Prompt | None = None) -> ClickedStructure:
+    def clicked(
+        self, name: str, grid: Volume, prompt: Prompt | None = None, owners: SureOwners | None = None
+    ) -> ClickedStructure:
         """A structure to click on.
 
         Args:
             name: of the structure.
             grid: the image on the model grid.
             prompt: with a coarse mask: what becomes of it without clicks is what clicks correct.
+            owners: whose each part of the image surely is, where that is known.
         """
         begun = None
         if prompt is not None and prompt.coarse is not None:
             ((_, canvas, cubes),) = self._coverer.cover(grid.hu, {name: prompt.coarse})
             begun = accepted(prompt.coarse, canvas, cubes, self.settings, self._least_agreement(name))
-        return self._clickable(name, grid, begun)
+        return self._clickable(name, grid, begun, owners)
 
     def _least_agreement(self, name: str) -> float:
         return self.least_agreements.get(name, self.settings.least_dice)
 
-    def _clickable(self, name: str, grid: Volume, begun: Found | None) -> ClickedStructure:
+    def _clickable(
+        self, name: str, grid: Volume, begun: Found | None, owners: SureOwners | None
+    ) -> ClickedStructure:
         known = named(name)
         most_voxels = None
         if known is not None and known.plausible_ml is not None:
@@ -205,11 +215,14 @@ class Segmenter:
             name, grid.hu, self._decoder, self.settings.growth,
             cross_patch=self.cross_patch, most_voxels=most_voxels,
             begun=None if begun is None else (begun.box, begun.probability),
+            others=owners.without({name, *classes_of(name)}) if owners and is_apart(name) else None,
         )  # fmt: skip
 
-    def _clicked(self, name: str, grid: Volume, clicks: Sequence[VoxelClick], begun: Found | None) -> Found:
+    def _clicked(
+        self, name: str, grid: Volume, clicks: Sequence[VoxelClick], begun: Found | None, owners: SureOwners | None
+    ) -> Found:  # fmt: skip
         """What clicks make of a mask, or of nothing."""
-        structure = self._clickable(name, grid, begun)
+        structure = self._clickable(name, grid, begun, owners)
         canvas = structure.click(clicks).touched()
         cubes = structure.decoded + (begun.cubes if begun else 0)
         return Found(canvas.box, canvas.probability(), cubes, clicks=tuple(clicks))

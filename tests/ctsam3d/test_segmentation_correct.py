@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure
-from ctsam3d.segmentation.correct import SureOwners, correcting_clicks
+from ctsam3d.segmentation.correct import correcting_clicks
 from ctsam3d.segmentation.decoder import VoxelClick
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.patches import Patch, patch_around
 
 

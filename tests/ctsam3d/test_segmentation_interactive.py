@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from ctsam3d.network.config import CUBE_VOXELS
+from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure
 from ctsam3d.segmentation.decoder import Question, VoxelClick
 from ctsam3d.segmentation.grow import Growth
 from ctsam3d.segmentation.interactive import ClickedStructure
+from ctsam3d.segmentation.owners import SureOwners
 from ctsam3d.segmentation.patches import Box, Patch
 from ctsam3d.segmentation.stitch import Canvas
 
@@ -66,9 +68,15 @@ def decoder() -> Leaking:
     return Leaking()
 
 
-def clickable(decoder: Leaking, begun: tuple[Box, NDArray[np.float32]] | None = None) -> ClickedStructure:
+def clickable(
+    decoder: Leaking,
+    begun: tuple[Box, NDArray[np.float32]] | None = None,
+    others: SureOwners | None = None,
+) -> ClickedStructure:
     hu = np.zeros(SHAPE, dtype=np.int16)
-    return ClickedStructure("part", hu, decoder, Growth(), cross_patch=False, begun=begun)  # type: ignore[arg-type]
+    return ClickedStructure(
+        "part", hu, decoder, Growth(), cross_patch=False, begun=begun, others=others  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -99,6 +107,32 @@ def test_one_negative_click_undoes_a_whole_leak(structure: ClickedStructure) -> 
     assert np.array_equal(corrected & INSIDE, INSIDE)
     # what lies further along the leak than the cube with the click in it hangs on nothing any more
     assert (corrected & LEAK).sum() < 0.1 * LEAK.sum()
+
+
+def beside(probability: float = 0.95) -> SureOwners | None:
+    """What lies from x = 120 on is surely of a neighbour."""
+    mask = np.zeros([n // COARSE_FACTOR for n in SHAPE], dtype=bool)
+    mask[:, :, 120 // COARSE_FACTOR :] = True
+    return SureOwners.of(
+        {"neighbour": CoarseStructure(mask, np.where(mask, np.float32(probability), np.float32(0)), 0.9)}
+    )
+
+
+def test_nothing_grows_into_what_surely_is_another_structure() -> None:
+    decoder, free = Leaking(), Leaking()
+    grown = mask_of(clickable(decoder, others=beside()).click([FIRST]))
+    assert np.array_equal(grown, (INSIDE | LEAK) & (np.arange(SHAPE[2]) < 120))
+    assert np.array_equal(mask_of(clickable(free).click([FIRST])), INSIDE | LEAK)
+    assert len(decoder.asked) < len(free.asked)
+    unsure = mask_of(clickable(Leaking(), others=beside(0.8)).click([FIRST]))
+    assert np.array_equal(unsure, INSIDE | LEAK)
+
+
+def test_a_click_says_that_what_seemed_to_be_another_structure_is_this_one() -> None:
+    structure = clickable(Leaking(), others=beside())
+    structure.click([FIRST])
+    both = mask_of(structure.click([VoxelClick((30, 30, 150))]))
+    assert not (both & ~(INSIDE | LEAK)).any() and (both & LEAK).sum() > 0.9 * LEAK.sum()
 
 
 def test_a_negative_click_far_from_the_neck_of_a_leak_undoes_all_of_it() -> None:
