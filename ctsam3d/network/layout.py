@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,9 +17,18 @@ def laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """`F.conv3d` with a float32 bias, on a CPU always by oneDNN: for one sample PyTorch often takes a slower path."""
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if x.dtype == torch.bfloat16 and not _onednn_takes_bfloat16():
+            # what hardware that has the type computes: products of 16 bits each, sums of 32, rounded once
+            return convolve(x.float(), weight.float(), bias, padding).to(x.dtype)
         return torch.mkldnn_convolution(x, weight, bias, [padding] * 3, [1] * 3, [1] * 3, 1)
     # added by itself, as cuDNN's convolutions do anyway: rounded to 16 bits first, a bias would shift whole channels
     return F.conv3d(x, weight, padding=padding).add_(bias.view(-1, 1, 1, 1))
+
+
+@cache
+def _onednn_takes_bfloat16() -> bool:
+    """Not so on a CPU with AVX2 alone."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:
