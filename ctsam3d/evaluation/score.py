@@ -32,8 +32,8 @@ class Method(StrEnum):
 
     LOCALIZER = "localizer"  # the localizer's mask alone
     AUTOMATIC = "automatic"  # what `segment` answers
-    CLICKS = "clicks"  # clicks simulated from the truth, nothing else
-    CORRECTED = "corrected"  # the same on the automatic mask, where there is one
+    CLICKS = "clicks"  # simulated from the truth, and no mask; but where other organs surely are is known
+    CORRECTED = "corrected"  # such clicks on the automatic mask, where there is one
 
 
 CLICKED = (Method.CLICKS, Method.CORRECTED)

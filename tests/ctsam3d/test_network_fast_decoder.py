@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ctsam3d.network import layout
 from ctsam3d.network.config import SIZES
 from ctsam3d.network.fast_decoder import FastDecoder
 from ctsam3d.network.model import CtSam3d, Embeddings
@@ -114,6 +116,20 @@ def test_in_bfloat16_masks_are_nearly_the_same(slim, embeddings) -> None:
         expected = slim.decode(embeddings.take([0]), *prompts)
         found = fast.decode(embeddings.take([0]), *prompts)
         assert 0 < (found - expected).abs().max() <= 0.05
+
+
+def test_a_convolution_in_bfloat16_answers_alike_without_hardware_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 16, 5, 6, 7), (8, 16, 3, 3, 3)))
+    bias = torch.randn(8, generator=generator)
+    x, weight = (layout.laid_out(part, torch.bfloat16) for part in (x, weight))
+    monkeypatch.setattr(layout, "_onednn_takes_bfloat16", lambda: False)
+    found = layout.convolve(x, weight, bias, padding=1)
+    exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=1)
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()  # rounded once, to 8 bits
 
 
 @torch.no_grad()
