@@ -49,7 +49,8 @@ def test_C09_a_run_that_waits_for_a_machine_that_never_comes_ends_with_code_3(
 ) -> None:
     run = place.start(0.7, resources(machines))
     run.wait_until(place.has_records(1))
-    start = time.monotonic()  # the watch counts from the last series that ended, and a machine takes long to go
+    # the watch counts from the last series that ended, and a machine takes long to go
+    start = time.monotonic()
     machines.remove_node(next(iter(machines.worker_nodes)), allow_graceful=False)
     before = place.records()
     assert 1 <= len(before) < SERIES  # there was still something to do
