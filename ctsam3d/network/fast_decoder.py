@@ -36,6 +36,7 @@ from ctsam3d.network.modulation import LevelMaps, Modulator, NormMaps
 from ctsam3d.network.precision import Precision
 
 _SLAB_ROWS = 1024  # voxels upsampled at a time: with their 8 children they stay in the cache of a core
+_ROWS_APART = 4  # of voxels, of which statistics are taken apart: more are slower, fewer lose digits
 _REACHED = 4  # output voxels a side that the children of one voxel reach through the head
 
 
@@ -200,16 +201,17 @@ def _modulated(x: Tensor, maps: NormMaps) -> Tensor:
 def _statistics(voxels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of each channel of voxels (s, s, s, C), in float32 on a CPU.
 
-    A batch norm's statistics are quick with channels last, but they add one voxel after the other, and 32^3 of them
-    one after the other lose three digits. So they are taken of the voxels at each place along x apart, as if these
-    were further channels, and then of those.
+    A batch norm's statistics are quick with channels last, but a thread adds its voxels one after the other, and 32^3
+    of them one after the other lose three digits. So they are taken of each place along x, in each of a few rows,
+    apart, as if these were further channels, and then of those: no sum is then of more than 256 voxels.
     """
     side = voxels.shape[2]
+    places = min(side, _ROWS_APART) * side
     means, variances = torch.batch_norm_update_stats(
-        voxels.flatten(2).permute(2, 0, 1)[None], None, None, 0.0
+        voxels.reshape(side**3 // places, -1, 1, 1), None, None, 0.0
     )
-    of_places, mean = torch.var_mean(means.view(side, -1), 0, correction=0)
-    return mean, variances.view(side, -1).mean(0) + of_places
+    of_places, mean = torch.var_mean(means.view(places, -1), 0, correction=0)
+    return mean, variances.view(places, -1).mean(0) + of_places
 
 
 def _slabs(planes: Tensor) -> list[slice]:

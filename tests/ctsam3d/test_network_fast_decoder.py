@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ctsam3d.network import layout
+from ctsam3d.network import fast_decoder, layout
 from ctsam3d.network.config import SIZES
 from ctsam3d.network.fast_decoder import FastDecoder
 from ctsam3d.network.model import CtSam3d, Embeddings
@@ -130,6 +130,23 @@ def test_a_convolution_in_bfloat16_answers_alike_without_hardware_for_it(
     exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=1)
     assert found.dtype == torch.bfloat16
     assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()  # rounded once, to 8 bits
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_statistics_of_a_norm_lose_no_digits_to_how_many_voxels_there_are(
+    threads: int,
+) -> None:
+    voxels = 10 + torch.randn((32, 32, 32, 32), generator=torch.Generator().manual_seed(0))
+    variance, mean = torch.var_mean(voxels.double(), (0, 1, 2), correction=0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # each adds its share of the voxels
+    try:
+        found_mean, found_variance = fast_decoder._statistics(voxels)
+    finally:
+        torch.set_num_threads(before)
+    rounding = torch.finfo(torch.float32).eps
+    assert ((found_mean - mean).abs() <= rounding * mean).all()
+    assert ((found_variance - variance).abs() <= 4 * rounding * variance).all()
 
 
 @torch.no_grad()
