@@ -19,12 +19,12 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python demo/run.py
 
-# Many tests wait for a cluster or a store, so that three files run at a time; a file's tests share what is costly to set up.
+# Many tests wait for a cluster or a store, so that two files run at a time; a file's tests share what is costly to set up.
 # With a thread each: two threads each on two cores wait for one another, and the network's tests take twice as long
 # Style, types and architecture are checked beside the first tests; what is wrong with them is told last
 test: setup
 	$(MAKE) --no-print-directory lint > .lint.log 2>&1 & lint=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile; tests=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$lint; style=$$?; [ $$style = 0 ] || cat .lint.log; exit $$((tests | style))
 
 lint: setup
