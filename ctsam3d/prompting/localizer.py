@@ -21,9 +21,6 @@ from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt, Pro
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
-# Images for planning a radiation may be blanked but for what was drawn: below a neck nothing is left of the body but
-# the spinal canal, as thin as a table's shell.
-_BARE = {"spinal_cord"}
 _SMALLEST_ML = 1.0
 _SMALLEST_PIECE_ML = 2.0
 _OFFSETS = ((0, 0, 0), (9, 13, 17))  # voxels by which windows are moved; an odd number folds voxels otherwise
@@ -117,8 +114,7 @@ class Localizer:
         hu = coarsen(volume.hu, COARSE_FACTOR)
         probabilities = self.probabilities(hu)
         labels = probabilities.argmax(axis=0)
-        bare = [index for index, name in enumerate(self.structures, 1) if name in _BARE]
-        labels[~(body_mask(hu.numpy()) | np.isin(labels, bare))] = 0
+        labels[~body_mask(hu.numpy())] = 0
         first, second = _two_best(probabilities).astype(np.float32)
         found = {}
         # all of them, asked for or not: what is plausible depends on what else is there, not on the request
