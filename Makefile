@@ -26,7 +26,7 @@ demo: setup
 # Style, types and architecture are checked beside the first tests; what is wrong with them is told last
 test: setup
 	$(MAKE) --no-print-directory lint > .lint.log 2>&1 & lint=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile; tests=$$?; \
 	wait $$lint; style=$$?; [ $$style = 0 ] || cat .lint.log; exit $$((tests | style))
 
 lint: setup

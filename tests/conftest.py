@@ -9,16 +9,6 @@ import pytest
 from tests.s3_server import S3Server, running_server, weed_binary
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a cluster come evenly among the others: two clusters at once on two cores hinder each other."""
-    clusters = {item.path for item in items if item.get_closest_marker("ray")}
-    others = {item.path for item in items} - clusters
-    place = {
-        path: (n + 0.5) / len(files) for files in (clusters, others) for n, path in enumerate(sorted(files))
-    }
-    items.sort(key=lambda item: place[item.path])
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A SeaweedFS server on loopback with one bucket, for the whole session."""
