@@ -14,7 +14,7 @@ from ctsam3d.network.model import CtSam3d, Embeddings
 from ctsam3d.network.modulation import is_centred
 from ctsam3d.network.precision import Precision
 from tests.ctsam3d import network_reference as reference
-from tests.ctsam3d.devices import on_cuda
+from tests.ctsam3d.devices import on_cuda, torch_threads
 
 EXACT = 1e-5  # of probability: the order of additions differs, nothing else
 CENTRE = [32.0, 32, 32]
@@ -133,17 +133,11 @@ def test_a_convolution_in_bfloat16_answers_alike_without_hardware_for_it(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_statistics_of_a_norm_lose_no_digits_to_how_many_voxels_there_are(
-    threads: int,
-) -> None:
+def test_statistics_of_a_norm_lose_no_digits_to_how_many_voxels_there_are(threads: int) -> None:
     voxels = 10 + torch.randn((32, 32, 32, 32), generator=torch.Generator().manual_seed(0))
     variance, mean = torch.var_mean(voxels.double(), (0, 1, 2), correction=0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)  # each adds its share of the voxels
-    try:
+    with torch_threads(threads):  # each adds its share of the voxels
         found_mean, found_variance = fast_decoder._statistics(voxels)
-    finally:
-        torch.set_num_threads(before)
     rounding = torch.finfo(torch.float32).eps
     assert ((found_mean - mean).abs() <= rounding * mean).all()
     assert ((found_variance - variance).abs() <= 4 * rounding * variance).all()

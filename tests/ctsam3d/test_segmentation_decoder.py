@@ -1,7 +1,7 @@
 """Questions about cubes: those that are alike are asked together, cubes are embedded once, precision is earned."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from ctsam3d.segmentation.decoder import CubeDecoder, Question, VoxelClick
 from ctsam3d.segmentation.embedding_cache import EmbeddingCache
 from ctsam3d.segmentation.patches import Patch
 from ctsam3d.segmentation.segmenter import Segmenter, Settings, weights_path
+from tests.ctsam3d.devices import torch_threads
 
 RNG = np.random.default_rng(5)
 HU = RNG.integers(-200, 300, (70, 72, 74)).astype(np.int16)
@@ -198,19 +199,9 @@ def test_bundled_weights_bear_bfloat16_and_the_settings_say_what_was_chosen(
     assert Segmenter.load(device="cpu", settings=asked).settings.precision is Precision.FLOAT32
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """The order of additions, and with it the last digits, hangs on how many threads there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_bundled_weights_in_float32_answer_on_real_cubes_as_the_plain_decoder_does(
-    model: CtSam3d, two_threads: None
-) -> None:
-    found = precision_gate.gap(model, model, FastDecoder(model.mask_decoder), coarse_prompt=True)
+def test_bundled_weights_in_float32_answer_on_real_cubes_as_the_plain_decoder_does(model: CtSam3d) -> None:
+    with torch_threads(2):
+        found = precision_gate.gap(model, model, FastDecoder(model.mask_decoder), coarse_prompt=True)
     assert found.moved <= 1e-5  # the order of additions differs, nothing else
 
 
