@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.s3_server import S3Server, running_server, weed_binary
+
+# the run in which everything goes wrong: most of two minutes
+TROUBLES = ("tests/faults/test_c_workers.py", "tests/faults/test_s_canary.py")
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +29,17 @@ def aws_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3S
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+class ByFile(LoadFileScheduling):
+    """Files to test processes, but those that look at one run together: a process makes what its tests share."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return TROUBLES[0] if file in TROUBLES else file
+
+
+@pytest.hookimpl(optionalhook=True)  # where tests run without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """In place of `--dist loadfile`."""
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None

@@ -21,6 +21,7 @@ pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 SERIES = 8
+ONE = {"replicas": 1}  # where it is all the same how many there are: each is a process that imports torch
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_C10_a_killed_driver_leaves_a_run_that_ends_with_every_series_once(place: Place) -> None:
-    first = place.start(0.7)
+    first = place.start(0.7, ONE)
     first.wait_until(place.has_records(2))
     first.process.kill()
     first.process.wait()
@@ -41,7 +42,7 @@ def test_C10_a_killed_driver_leaves_a_run_that_ends_with_every_series_once(place
     assert 2 <= len(before) < SERIES  # it was killed in the middle of its work
     tried = attempts(place.notes)
 
-    code, out, err = place.start(0.0).ended()
+    code, out, err = place.start(0.0, ONE).ended()
 
     assert code == 0, err
     assert json.loads(out) == {"ok": SERIES}
@@ -78,7 +79,7 @@ def test_C19_a_driver_told_to_stop_finishes_what_it_has_begun_and_ends_with_code
 
 
 def test_C19_a_driver_told_twice_ends_at_once(place: Place) -> None:
-    run = place.start(60.0)
+    run = place.start(60.0, ONE)
     run.wait_until(lambda: bool(attempts(place.notes)))
     run.process.terminate()
     time.sleep(0.5)

@@ -90,7 +90,7 @@ def test_C11_a_run_whose_head_is_gone_ends_with_code_3_and_another_cluster_does_
         code, _, err = run.ended(200)
         assert code == 3, err
         before = place.records()
-        code, out, err = place.start(0.0).ended()
+        code, out, err = place.start(0.0, {"replicas": 1}).ended()
         assert code == 0, err
         assert json.loads(out) == {"ok": SERIES} and before <= place.records()
         assert max(attempts(place.notes).values()) <= 3

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 @pytest.fixture
 def two_gpus() -> Iterator[str]:
     """Address of a running cluster that believes it has two GPUs: Ray hands out numbers all the same."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
+    node = {"num_cpus": 2, "num_gpus": 2, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()
 

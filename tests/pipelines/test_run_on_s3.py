@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import driver
-from pipelines.config import RunConfig
+from pipelines.config import Resources, RunConfig
 from pipelines.shards import MASK_FILES, SERIES_FILES, STRUCTURE_FILES, Layout, read_shard
 from pipelines.store import Store, open_store
 from pipelines.verify import verify
@@ -52,7 +52,7 @@ def test_rows_from_a_bucket_are_the_rows_from_disk(
         (tmp_path / "source", tmp_path / "output"),
     ):
         stores = driver.open_stores(str(source), str(output))
-        summary = driver.run(stores, RunConfig(), ThresholdSource())
+        summary = driver.run(stores, RunConfig(resources=Resources(replicas=1)), ThresholdSource())
         assert (summary.computed, summary.series_by_status) == (3, {"ok": 2, "rejected": 1})
         assert verify(stores.output).ok
         assert not [entry for entry in stores.output.list("runs") if "pending" in entry.key]
