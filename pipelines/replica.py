@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctsam3d.network.allocator import keep_freed_memory
+from pipelines import worker
 from pipelines.cohort.job import Job
 from pipelines.cohort.rows import Row
-from pipelines.private import no_core_dumps
 
 
 class Replica:
@@ -22,7 +22,7 @@ class Replica:
     def __init__(self, job: Job, torch_threads: int, admits: Callable[[str], bool]) -> None:
         import torch
 
-        no_core_dumps()
+        worker.prepare()
         keep_freed_memory()
         torch.set_num_threads(torch_threads)
         self._job = job

@@ -24,6 +24,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from ctsam3d.outcome import Status
+from pipelines import worker
 from pipelines.cluster import ClusterLost, nodes
 from pipelines.cohort.commit import Outcome
 from pipelines.cohort.gate import Gate, Porter
@@ -32,7 +33,6 @@ from pipelines.cohort.rows import Row
 from pipelines.cohort.shape import ReplicaShape, replica_shape
 from pipelines.config import Resources
 from pipelines.faults import Aborted
-from pipelines.private import no_core_dumps
 from pipelines.reasons import Withheld
 from pipelines.replica import Replica
 
@@ -113,7 +113,7 @@ class LoadTask:
     porter: Porter
 
     def __call__(self, row: Row) -> Row:
-        no_core_dumps()
+        worker.prepare()
         if not self.porter.is_open():
             return self.job.turn_away(row)
         return self.job.load(row)
@@ -126,7 +126,7 @@ class CommitTask:
     job: Job
 
     def __call__(self, row: Row) -> Row:
-        no_core_dumps()
+        worker.prepare()
         outcome = self.job.commit(row)
         # An empty text, not None: a block of nulls alone would have a column of another type.
         return {

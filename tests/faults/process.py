@@ -1,4 +1,4 @@
-"""A run as a process that tests can kill: what it is asked in, the process and all it has started out."""
+"""Processes that tests can kill: what a run is asked in, its process and all it has started out."""
 
 from __future__ import annotations
 
@@ -63,3 +63,28 @@ def descendants(pid: int) -> set[int]:
             continue
         found |= ids.union(*(descendants(child) for child in ids))
     return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is alive; one that nobody has asked how it ended is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def command_of(pid: int) -> str:
+    """What a process was started as, or has named itself since; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Until something is so; fails after a minute."""
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited for a minute")

@@ -15,6 +15,7 @@ from pipelines.store import open_store
 from pipelines.verify import verify
 from tests.faults.cohort import uid_of
 from tests.faults.place import Place
+from tests.faults.process import command_of, runs, until
 from tests.faults.troubled import attempts
 
 pytest.importorskip("ray")
@@ -34,9 +35,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_C10_a_killed_driver_leaves_a_run_that_ends_with_every_series_once(place: Place) -> None:
     first = place.start(0.7, ONE)
     first.wait_until(place.has_records(2))
+    replicas = {pid for pid in first.children if "Replica" in command_of(pid)}
+    assert replicas
     first.process.kill()
     first.process.wait()
     assert first.process.returncode == -signal.SIGKILL
+    until(lambda: not any(map(runs, replicas)))  # weights are not kept from the next run
     first.end()
     before = place.records()  # workers may have outlived the driver a little
     assert 2 <= len(before) < SERIES  # it was killed in the middle of its work

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pipelines.reasons import Failure
 from pipelines.sandbox import Sandbox, SandboxBroken, SandboxFailure, memory_for
 from tests.builders import ct_series
 from tests.faults.bad_child import marked
+from tests.faults.process import runs, until
 
 MEMORY = memory_for(1 << 20, 1 << 16)
 SMALL = {"shape": (16, 18)}
@@ -185,33 +186,17 @@ def test_a_child_whose_parent_is_killed_ends_at_once(fault: str) -> None:
     child = int(parent.stdout.readline())
     try:
         if fault != "idle":
-            _until(lambda: Path(f"/proc/{child}/comm").read_text().strip() == fault)
-        assert _runs(child)
+            until(lambda: Path(f"/proc/{child}/comm").read_text().strip() == fault)
+        assert runs(child)
         parent.kill()
         parent.wait()
-        _until(lambda: not _runs(child))
+        until(lambda: not runs(child))
     finally:
         parent.kill()
         parent.stdout.close()
         parent.stdin.close()
-        if _runs(child):
+        if runs(child):
             os.kill(child, 9)
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if is_so():
-            return
-        time.sleep(0.1)
-    pytest.fail("waited for a minute")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @settings(max_examples=60, deadline=None)
