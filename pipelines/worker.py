@@ -30,6 +30,6 @@ def _end_with_parent() -> None:
     weights until somebody looks, on a GPU too. (The kernel means the parent's *thread*: Ray starts workers from its
     main one.)
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):  # elsewhere than on Linux Ray's own ways have to do
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
