@@ -15,19 +15,16 @@ class Replica:
 
     Args:
         job: the run.
-        torch_threads: of this process; set before the first tensor, for replicas that share a machine.
+        threads: that the segmenter may compute with; replicas share a machine.
         admits: whether a series, by its key, may still begin.
     """
 
-    def __init__(self, job: Job, torch_threads: int, admits: Callable[[str], bool]) -> None:
-        import torch
-
+    def __init__(self, job: Job, threads: int, admits: Callable[[str], bool]) -> None:
         worker.prepare()
         keep_freed_memory()
-        torch.set_num_threads(torch_threads)
         self._job = job
         self._admits = admits
-        self._segmenter = job.segmenter.load()
+        self._segmenter = job.segmenter.load(threads)
 
     def __call__(self, row: Row) -> Row:
         """Segment one series; one that has already stopped passes through."""

@@ -53,8 +53,12 @@ class SegmenterSource(Protocol):
         """What the results are named by; raises UsageError where the weights cannot be used."""
         ...
 
-    def load(self) -> Segmenter:
-        """The segmenter with its weights in memory."""
+    def load(self, threads: int | None = None) -> Segmenter:
+        """The segmenter with its weights in memory.
+
+        Args:
+            threads: that this process computes with; None leaves it to its libraries.
+        """
         ...
 
 
@@ -93,10 +97,14 @@ class BundledOrFile:
         settled = replace(self, precision=str(segmenter.settings.precision))
         return Identity(segmenter.weights_sha256, settings, segmenter.structures, settled)
 
-    def load(self) -> Any:
+    def load(self, threads: int | None = None) -> Any:
         """On the device torch finds: a GPU of this process, else the CPU."""
+        import torch
+
         from ctsam3d.network.precision import Precision
         from ctsam3d.segmentation.segmenter import Segmenter, Settings
 
+        if threads is not None:
+            torch.set_num_threads(threads)  # before the first tensor
         precision = None if self.precision == "auto" else Precision(self.precision)
         return Segmenter.load(self.weights, device="auto", settings=Settings(precision=precision))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from ctsam3d.imaging.resample import labels_to_source, to_model_grid
 from ctsam3d.imaging.volume import Volume
@@ -89,6 +88,8 @@ def _meant(prompt: Prompt, volume: Volume, grid: Volume) -> np.ndarray:
         for axis, size in enumerate(grid.hu.shape):
             blocks = np.take(blocks, np.arange(size) // COARSE_FACTOR, axis=axis)
         return labels_to_source(blocks, grid.geometry, volume.geometry) > 0
+    from scipy import ndimage
+
     click = next(click for click in prompt.clicks if click.positive)
     at = tuple(int(i) for i in np.rint(volume.geometry.to_index_zyx(np.array([click.xyz_mm]))[0]))
     kinds = np.digitize(volume.hu, (-950, -500))
@@ -111,7 +112,7 @@ class ThresholdSource:
     def identity(self) -> Identity:
         return Identity("0" * 64, {"threshold_hu": -500}, STRUCTURES)
 
-    def load(self) -> _Noting:
+    def load(self, threads: int | None = None) -> _Noting:
         if self.notes:
             (self.notes / f"load-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         return _Noting(self)

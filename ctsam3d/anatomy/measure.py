@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctsam3d.imaging.orientation import face_names
 from ctsam3d.imaging.volume import Volume
@@ -60,6 +59,8 @@ def measure(volume: Volume, labels: NDArray[Any], label_ids: Mapping[str, int]) 
     Raises:
         ValueError: labels of another shape than the volume's, or not integers; an id below 1.
     """
+    from scipy import ndimage  # here: of a run's processes only replicas measure
+
     if labels.shape != volume.geometry.shape_zyx or labels.dtype.kind not in "ui":
         raise ValueError(
             f"labels {labels.dtype} {labels.shape} for a volume of shape {volume.geometry.shape_zyx}"

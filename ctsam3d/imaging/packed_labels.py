@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsam3d.imaging.dicom_seg import DicomSegmentation
 from ctsam3d.imaging.geometry import Geometry
-from ctsam3d.imaging.label_maps import Label, LabelMask, NiftiLabelMap
+from ctsam3d.imaging.label_maps import Label, LabelMask
 from ctsam3d.outcome import Reason, Rejected
 
 _MAX_LABELS = 4096
@@ -100,6 +99,10 @@ def read_packed(file: bytes, beside: bytes | None, most_bytes: int) -> PackedLab
     Raises:
         Rejected: as `NiftiLabelMap` and `DicomSegmentation`; TOO_LARGE.
     """
+    # here: of a run's processes only the sandbox's child reads any
+    from ctsam3d.imaging.dicom_seg import DicomSegmentation
+    from ctsam3d.imaging.nifti_labels import NiftiLabelMap
+
     maps = (
         DicomSegmentation(file) if file[_DICOM_MAGIC] == b"DICM" else NiftiLabelMap(file, beside)
     )  # told apart by content, as everywhere

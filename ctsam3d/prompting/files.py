@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from ctsam3d.imaging.label_maps import SUFFIXES
+from ctsam3d.imaging.nifti_labels import SUFFIXES
 from ctsam3d.prompting.clicks import ClickPrompter, read_clicks
 from ctsam3d.prompting.mask import MaskPrompter, read_mask
 from ctsam3d.prompting.prompt import PromptError, PromptKind

@@ -15,12 +15,14 @@ from ctsam3d.anatomy.catalogue import Group, named
 from ctsam3d.anatomy.localized import BACKGROUND
 from ctsam3d.imaging.volume import AIR_HU, Volume
 from ctsam3d.network.checkpoint import CheckpointError, read_tensors, sha256
+from ctsam3d.prompting.bare_canal import through_bare_canal
 from ctsam3d.prompting.coarse import PATCH_ZYX, SPACING_MM, CoarseNetwork, coarsen, weights_of, windowed
 from ctsam3d.prompting.plausibility import body_mask, implausible, out_of_place
 from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure, Prompt, PromptKind
 
 # Made of several bones, or of loops that part at 6 mm: every piece of some size belongs.
 _IN_PIECES = {"ribs", "vertebrae", "colon", "small_bowel", "skull", "costal_cartilages"}
+_CORD = "spinal_cord"
 _SMALLEST_ML = 1.0
 _SMALLEST_PIECE_ML = 2.0
 _OFFSETS = ((0, 0, 0), (9, 13, 17))  # voxels by which windows are moved; an odd number folds voxels otherwise
@@ -137,6 +139,8 @@ class Localizer:
             high = out_of_place(name, coarse.mask, heart_z_mm, SPACING_MM)
             if high.any():
                 found[name] = _without(coarse, high)
+        if _CORD in found:
+            found[_CORD] = through_bare_canal(found[_CORD], volume.hu)
         return {
             name: found[name]
             for name in structures

@@ -21,15 +21,8 @@ from numpy.typing import NDArray
 from ctsam3d.anatomy.catalogue import CATALOGUE, Laterality, Structure, coded, named, simplified
 from ctsam3d.anatomy.localized import BACKGROUND, classes_of
 from ctsam3d.imaging.dicom_seg import DicomSegmentation, is_dicom, snomed_code
-from ctsam3d.imaging.label_maps import (
-    SUFFIXES,
-    CodedName,
-    Label,
-    LabelMaps,
-    LabelMask,
-    NiftiFolder,
-    NiftiLabelMap,
-)
+from ctsam3d.imaging.label_maps import CodedName, Label, LabelMaps, LabelMask
+from ctsam3d.imaging.nifti_labels import SUFFIXES, NiftiFolder, NiftiLabelMap
 from ctsam3d.imaging.resample import mask_to_box
 from ctsam3d.imaging.volume import Volume
 from ctsam3d.outcome import Rejected

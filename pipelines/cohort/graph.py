@@ -82,7 +82,13 @@ def compute(
                     fn_constructor_args=(job, shape.torch_threads, gate.porter.admits),
                     **_replica_options(shape, resources, series),
                 )
-                .map(CommitTask(job), num_cpus=resources.cpus_per_commit, **_task_bounds(resources))
+                .map(
+                    CommitTask(job),
+                    # One more than can come at a time, should one wait for the store: each is a process.
+                    compute=ray.data.TaskPoolStrategy(shape.count + 1),
+                    num_cpus=resources.cpus_per_commit,
+                    **_task_bounds(resources),
+                )
             )
         try:
             for row in done.iter_rows():

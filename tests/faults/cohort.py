@@ -65,7 +65,7 @@ class Scripted:
     def identity(self) -> Identity:
         return Identity(self.weights * 64, {"threshold_hu": self.threshold_hu}, STRUCTURES)
 
-    def load(self) -> Scripted:
+    def load(self, threads: int | None = None) -> Scripted:
         return self
 
     def segment(self, volume: Volume, structures: tuple[str, ...]) -> StudySegmentation:

@@ -69,7 +69,7 @@ class Troubled:
     def identity(self) -> Identity:
         return Identity("0" * 64, {"threshold_hu": -500}, STRUCTURES)
 
-    def load(self) -> Troubled:
+    def load(self, threads: int | None = None) -> Troubled:
         core_bytes = resource.getrlimit(resource.RLIMIT_CORE)[0]
         (self.notes / f"start-{os.getpid()}").write_text(str(core_bytes))
         return self
