@@ -85,7 +85,7 @@ def compute(
                 .map(
                     CommitTask(job),
                     # One more than can come at a time, should one wait for the store: each is a process.
-                    compute=ray.data.TaskPoolStrategy(shape.count + 1),
+                    compute=ray.data.TaskPoolStrategy(min(shape.count + 1, series)),
                     num_cpus=resources.cpus_per_commit,
                     **_task_bounds(resources),
                 )
@@ -175,3 +175,5 @@ def _set_context(resources: Resources) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Where series are lost on the way fewer arrive to be committed than could be at a time, which Ray finds odd.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", module="ray.data")

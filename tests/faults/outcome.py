@@ -19,7 +19,7 @@ from tests.builders import CANARIES, NESTED_CANARIES
 
 Objects = list[tuple[str, bytes]]
 Edit = Callable[[Dataset, int], None]
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def read(objects: Objects, limits: Limits | None = None) -> DicomSeries:
@@ -138,7 +138,7 @@ def patched(objects: Objects, patch: Callable[[bytes], bytes], only: int | None 
 
 def shared_data(name: str) -> Path:
     """A folder or file of real data beside the checkout; the test is skipped where it is absent."""
-    path = DATA / name
+    path = SHARED_DATA / name
     if not path.exists():
         pytest.skip(f"shared data {name} is not beside this checkout")
     return path

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from pipelines.cli import run_command
+from tests.pipelines.test_cli import Done
+
+
+@pytest.fixture
+def ctsam3d_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command, in this process: another one takes longer to import what it needs than most commands."""
+
+    def command(*arguments: str | Path) -> Done:
+        code = run_command([*map(str, arguments)])
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return command
 
 
 @pytest.fixture(scope="session")

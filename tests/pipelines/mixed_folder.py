@@ -76,9 +76,8 @@ def mixed_folder(folder: Path) -> Mixed:
     return mixed
 
 
-def real_folder(folder: Path, data: Path) -> Mixed:
-    """The real series of `data`, whole and damaged, among all the rest of `mixed_folder`."""
-    mixed = mixed_folder(folder)
+def add_real(mixed: Mixed, data: Path) -> None:
+    """The real series of `data`, whole and damaged."""
     for place in sorted((data / "dicom").iterdir()):
         if place.is_dir():
             _copy(mixed, f"real/{place.name}", None, place)
@@ -89,11 +88,10 @@ def real_folder(folder: Path, data: Path) -> Mixed:
     blank = data / "dicom" / "totalseg_example"
     _copy(mixed, "real/lacks a slice", "SLICES_MISSING", blank)
     _copy(mixed, "real/came in half", "PIXEL_DATA_TRUNCATED", blank)
-    files = sorted((folder / "real" / "lacks a slice").iterdir())
+    files = sorted((mixed.folder / "real" / "lacks a slice").iterdir())
     files[len(files) // 2].unlink()
-    half = sorted((folder / "real" / "came in half").iterdir())[3]
+    half = sorted((mixed.folder / "real" / "came in half").iterdir())[3]
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
-    return mixed
 
 
 def _copy(mixed: Mixed, name: str, reason: str | None, place: Path) -> None:

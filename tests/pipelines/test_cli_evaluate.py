@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 
 from ctsam3d.imaging.geometry import Geometry
 from ctsam3d.network import build, checkpoint
-from pipelines.cli import run_command
 from tests.ctsam3d.labelled_case import write_case
 from tests.phantom import SHAPE_ZYX, SPACING_XYZ_MM, phantom_hu
 from tests.pipelines.test_cli import Done
@@ -40,15 +40,8 @@ def case(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The command, in this process: starting another one takes longer than the scoring."""
-
-    def command(*arguments: str | Path) -> Done:
-        code = run_command(["evaluate", *map(str, arguments)])
-        said = capsys.readouterr()
-        return Done(code, said.out, said.err)
-
-    return command
+def evaluate(ctsam3d_here: Callable[..., Done]) -> Callable[..., Done]:
+    return partial(ctsam3d_here, "evaluate")
 
 
 def test_a_bad_case_is_named_and_costs_none_of_the_others(

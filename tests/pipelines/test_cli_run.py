@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.phantom import write_phantom
-from tests.pipelines.test_cli import ctsam3d
+from tests.pipelines.test_cli import Done, ctsam3d
 
 
-def test_mistakes_of_a_run_are_named_before_a_cluster_is_started(tmp_path: Path, weights: Path) -> None:
+def test_mistakes_of_a_run_are_named_before_a_cluster_is_started(
+    tmp_path: Path, weights: Path, ctsam3d_here: Callable[..., Done]
+) -> None:
     write_phantom(tmp_path / "source", 1)
     (tmp_path / "empty").mkdir()
     output = tmp_path / "output"
 
-    unknown = ctsam3d("run", tmp_path / "source", output, "--weights", weights, "--structures", "livr")
+    unknown = ctsam3d_here("run", tmp_path / "source", output, "--weights", weights, "--structures", "livr")
     assert unknown.code == 1
     assert "'livr'" in unknown.line and "liver" in unknown.line
 
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(weights.read_bytes()[:-1000])
-    done = ctsam3d("run", tmp_path / "source", output, "--weights", damaged)
+    done = ctsam3d_here("run", tmp_path / "source", output, "--weights", damaged)
     assert done.code == 1 and str(damaged) in done.line
 
-    missing = ctsam3d("run", tmp_path / "source", output, "--weights", "gigantic")
+    missing = ctsam3d_here("run", tmp_path / "source", output, "--weights", "gigantic")
     assert missing.code == 1 and "gigantic" in missing.line
 
-    empty = ctsam3d("run", tmp_path / "empty", output, "--weights", weights)
+    empty = ctsam3d_here("run", tmp_path / "empty", output, "--weights", weights)
     assert empty.code == 1 and "no DICOM objects" in empty.line
     assert not [path for path in output.rglob("*") if path.is_file()]
 
 
-def test_segment_writes_a_label_map_names_and_a_table(tmp_path: Path, weights: Path) -> None:
+def test_segment_writes_a_label_map_names_and_a_table(
+    tmp_path: Path, weights: Path, ctsam3d_here: Callable[..., Done]
+) -> None:
     write_phantom(tmp_path / "dicom", 1)
     out = tmp_path / "out"
     names = "lung_left,lung_right"
-    done = ctsam3d("segment", tmp_path / "dicom", out, "--weights", weights, "--structures", names)
+    done = ctsam3d_here("segment", tmp_path / "dicom", out, "--weights", weights, "--structures", names)
     assert (done.code, done.err) == (0, "")
     assert [line.split()[0] for line in done.out.splitlines()] == names.split(",")
     assert set(json.loads((out / "labels.json").read_text()).values()) <= set(names.split(","))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 
-from tests.faults.outcome import shared_data, told_nothing
-from tests.pipelines.mixed_folder import Mixed, mixed_folder, real_folder
+from tests.faults.outcome import SHARED_DATA, told_nothing
+from tests.pipelines.mixed_folder import Mixed, add_real, mixed_folder
 from tests.pipelines.test_cli import ctsam3d
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -41,15 +41,12 @@ def check(mixed: Mixed, output: Path, weights: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Expected explicit VR:UserWarning")  # of pydicom, in the corpus
-def test_a_mixed_folder_of_the_builders_and_the_corpus(tmp_path: Path, weights: Path) -> None:
+def test_a_mixed_folder_of_the_builders_and_the_corpus_and_of_real_series_where_there_are_any(
+    tmp_path: Path, weights: Path
+) -> None:
     mixed = mixed_folder(tmp_path / "source")
     assert len(mixed.reasons) > 50 and len(set(mixed.reasons.values())) >= 10
-    check(mixed, tmp_path / "output", weights)
-
-
-@pytest.mark.filterwarnings("ignore:Expected explicit VR:UserWarning")
-def test_a_mixed_folder_with_real_series(tmp_path: Path, weights: Path) -> None:
-    data = shared_data("dicom").parent
-    mixed = real_folder(tmp_path / "source", data)
-    assert mixed.nameless[None] == 1 and mixed.nameless["PIXEL_DATA_TRUNCATED"] == 1
+    if SHARED_DATA.is_dir():  # one run for all of them
+        add_real(mixed, SHARED_DATA)
+        assert mixed.nameless[None] == 1 and mixed.nameless["PIXEL_DATA_TRUNCATED"] == 1
     check(mixed, tmp_path / "output", weights)
