@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from ctsam3d.network import checkpoint
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.segmentation.segmenter import Segmenter
 from ctsam3d.training import __main__ as commands
+from ctsam3d.training import cross_patch, cubes, localizer
 
 _STEP = ["--steps", "1", "--batch", "1", "--workers", "0", "--precision", "float32"]
 
@@ -41,6 +43,10 @@ def test_case_folders_become_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for seed, name in enumerate(("taught", "nsclc_lung1-001")):  # the second is one the recipe leaves out
         _case(data / "set" / name, seed)
     monkeypatch.setattr(commands, "_PHANTOMS", 0)
+    for module, name in (
+        (localizer, "LocalizerValidation"), (cubes, "CubeValidation"), (cross_patch, "CrossPatchValidation"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, partial(getattr(module, name), count=4))
     _run(monkeypatch, "prepare", data, cache, "--hu-error", "5")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
