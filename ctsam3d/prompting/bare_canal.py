@@ -19,7 +19,6 @@ from ctsam3d.prompting.prompt import COARSE_FACTOR, CoarseStructure
 
 _SHOWN_HU = -700.0
 _LEAST_CM2, _MOST_CM2 = 1.0, 12.0  # of a tube across; a neck has 80
-_OTHERS_CM2 = 12.0  # that a slice may show besides
 _APART_MM = 12.0  # of a tube's middles in neighbouring blocks
 _GAP_MM = 30.0  # without a tube, before the first or between two
 _RADIUS_MM = 6.0  # of a cord, 1.1 cm2
@@ -29,7 +28,7 @@ _Middle = NDArray[np.float64]  # (y, x) in blocks
 
 
 def through_bare_canal(cord: CoarseStructure, hu: NDArray[Any]) -> CoarseStructure:
-    """The cord with its way down through slices that show a tube and little else.
+    """The cord with its way down through slices in which it lies in a tube, apart from all else.
 
     Args:
         cord: as it was found, not empty.
@@ -63,9 +62,9 @@ def _way_down(cord: NDArray[np.bool_], hu: NDArray[Any]) -> list[tuple[int, _Mid
 
 
 def _tubes(hu: NDArray[Any]) -> NDArray[np.float64]:
-    """The middles (n, 2) of the pieces that a slice (y, x) shows and that may be a canal's tube."""
+    """The middles (n, 2) of a slice's (y, x) pieces that may be a canal's tube; in a body nothing lies apart in air."""
     pieces, count = ndimage.label(hu > _SHOWN_HU)
     cm2 = np.bincount(pieces.ravel())[1:] * SPACING_MM**2 / 100
-    thin = (cm2 >= _LEAST_CM2) & (cm2 <= _MOST_CM2) & (cm2.sum() - cm2 <= _OTHERS_CM2)
+    thin = (cm2 >= _LEAST_CM2) & (cm2 <= _MOST_CM2)
     middles = np.array(ndimage.center_of_mass(pieces > 0, pieces, np.arange(1, count + 1))).reshape(-1, 2)
     return (middles[thin] + 0.5) / COARSE_FACTOR - 0.5
