@@ -40,9 +40,9 @@ class Place:
         """Whether there are so many, asked again and again."""
         return lambda: len(self.records()) >= count
 
-    def last_record_s(self) -> float:
-        """When the last of them was written, in seconds of the clock that files go by."""
-        return max(file.stat().st_mtime for file in (self.output / "records").rglob("*.parquet"))
+    def first_record_s(self) -> float:
+        """When the first of them was written, by the clock of files."""
+        return min(file.stat().st_mtime for file in (self.output / "records").rglob("*.parquet"))
 
     def left(self, pattern: str) -> list[Path]:
         """Files of the output by their names."""
