@@ -8,7 +8,7 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 setup: .venv/ready
 
-# What is installed and never imported: a third of all source
+# What is installed and never imported: half of all source
 UNUSED := /(tests|pip|setuptools|mypyc?|sympy|mpmath|networkx|fontTools|botocore)/|/ray/(rllib|serve|tune|llm)/|/torch/(_inductor|_dynamo|onnx|testing/_internal)/
 
 # torch comes first: nothing else may choose its version. What is installed is compiled on all cores, which pip would do on

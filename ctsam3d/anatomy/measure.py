@@ -59,7 +59,7 @@ def measure(volume: Volume, labels: NDArray[Any], label_ids: Mapping[str, int]) 
     Raises:
         ValueError: labels of another shape than the volume's, or not integers; an id below 1.
     """
-    from scipy import ndimage  # here: of a run's processes only replicas measure
+    from scipy import ndimage  # here: of a run's processes only those that commit measure
 
     if labels.shape != volume.geometry.shape_zyx or labels.dtype.kind not in "ui":
         raise ValueError(
