@@ -63,8 +63,8 @@ def _way_down(cord: NDArray[np.bool_], hu: NDArray[Any]) -> list[tuple[int, _Mid
 
 def _tubes(hu: NDArray[Any]) -> NDArray[np.float64]:
     """The middles (n, 2) of a slice's (y, x) pieces that may be a canal's tube; in a body nothing lies apart in air."""
-    pieces, count = ndimage.label(hu > _SHOWN_HU)
+    pieces, _ = ndimage.label(hu > _SHOWN_HU)
     cm2 = np.bincount(pieces.ravel())[1:] * SPACING_MM**2 / 100
-    thin = (cm2 >= _LEAST_CM2) & (cm2 <= _MOST_CM2)
-    middles = np.array(ndimage.center_of_mass(pieces > 0, pieces, np.arange(1, count + 1))).reshape(-1, 2)
-    return (middles[thin] + 0.5) / COARSE_FACTOR - 0.5
+    thin = 1 + np.flatnonzero((cm2 >= _LEAST_CM2) & (cm2 <= _MOST_CM2))
+    middles = np.array(ndimage.center_of_mass(pieces > 0, pieces, thin)).reshape(-1, 2)
+    return (middles + 0.5) / COARSE_FACTOR - 0.5

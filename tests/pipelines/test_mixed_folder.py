@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 
-from tests.faults.outcome import SHARED_DATA, told_nothing
+from tests.faults.outcome import SHARED_DATA, shared_data, told_nothing
 from tests.pipelines.mixed_folder import Mixed, add_real, mixed_folder
 from tests.pipelines.test_cli import ctsam3d
 
@@ -41,12 +41,14 @@ def check(mixed: Mixed, output: Path, weights: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Expected explicit VR:UserWarning")  # of pydicom, in the corpus
-def test_a_mixed_folder_of_the_builders_and_the_corpus_and_of_real_series_where_there_are_any(
-    tmp_path: Path, weights: Path
-) -> None:
+@pytest.mark.parametrize("real", [False, True], ids=["builders and corpus", "with real series"])
+def test_a_mixed_folder(tmp_path: Path, weights: Path, real: bool) -> None:
+    if not real and SHARED_DATA.is_dir():
+        pytest.skip("the run with real series has all of this")
+    data = shared_data("dicom").parent if real else None
     mixed = mixed_folder(tmp_path / "source")
     assert len(mixed.reasons) > 50 and len(set(mixed.reasons.values())) >= 10
-    if SHARED_DATA.is_dir():  # one run for all of them
-        add_real(mixed, SHARED_DATA)
+    if data is not None:
+        add_real(mixed, data)
         assert mixed.nameless[None] == 1 and mixed.nameless["PIXEL_DATA_TRUNCATED"] == 1
     check(mixed, tmp_path / "output", weights)
