@@ -68,8 +68,8 @@ def clicked(
         unknown: bool (z, y, x), where nobody can say what is wrong; None for nowhere.
         owners: whose each part of the image surely is, where that is known.
     """
-    wanted = _on_model_grid(truth, source, grid.geometry)
-    known = None if unknown is None else _on_model_grid(~unknown, source, grid.geometry)
+    wanted = on_model_grid(truth, source, grid.geometry)
+    known = None if unknown is None else on_model_grid(~unknown, source, grid.geometry)
     structure = segmenter.clicked(name, grid, prompt, owners)
     mask = _shown(structure, grid)
     for count in range(1, most_clicks + 1):
@@ -111,7 +111,7 @@ def next_click(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> VoxelClick
     return deepest[1] if deepest else None
 
 
-def _on_model_grid(truth: NDArray[np.bool_], source: Geometry, grid: Geometry) -> NDArray[np.bool_]:
+def on_model_grid(truth: NDArray[np.bool_], source: Geometry, grid: Geometry) -> NDArray[np.bool_]:
     """A mask (z, y, x) on another grid, each voxel the nearest one's."""
     box, part = mask_to_box(to_canonical(truth, source), canonical_geometry(source), grid, block=1)
     whole = np.zeros(grid.shape_zyx, dtype=bool)

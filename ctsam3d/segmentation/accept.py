@@ -1,12 +1,14 @@
 """Believe a refined mask, or keep the coarse one that asked for it: merged cubes in, what was found out.
 
 A refined mask is believed where it agrees with the coarse one. How far it must was fitted for some structures, for the
-weights at hand, on labelled cases (`ctsam3d.training.calibrate`), and is part of their facts.
+weights at hand, on labelled cases (`ctsam3d.training.calibrate`), and is part of their facts. So is how sure the
+network must be of a voxel (`ctsam3d.training.thresholds`): what it was trained with weighs a voxel that is missed more
+than one too many, and masks at one half are too large all around.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,8 @@ from ctsam3d.segmentation.settings import Settings
 from ctsam3d.segmentation.stitch import Canvas
 
 FACT = "acceptance"
+THRESHOLDS_FACT = "thresholds"
+OTHERS = "default"  # the threshold of structures without one of their own
 _BLOCK_PROBABILITY = np.float32(0.51)  # of a coarse block that interpolation would lose
 
 
@@ -29,7 +33,7 @@ class Found:
 
     Attributes:
         box: the part of the model grid that it spans.
-        probability: over the box.
+        probability: over the box, above one half in the structure.
         cubes: decoded for it.
         status, reason: of it so far.
         agreement: Dice of refined and coarse mask.
@@ -47,23 +51,64 @@ class Found:
     clicks: tuple[VoxelClick, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """How far the weights' refined masks of a structure are to be believed.
+
+    Attributes:
+        least_agreement: Dice of refined and coarse mask below which the coarse one is kept.
+        threshold: of probability, above which a voxel belongs to the refined mask.
+    """
+
+    least_agreement: float
+    threshold: float = 0.5
+
+
 def least_agreements(facts: Mapping[str, object]) -> dict[str, float]:
     """Of structures for which it was fitted: the Dice of refined and coarse mask below which the coarse one is kept.
 
     Raises:
         ValueError: weights hold something else there than numbers in [0, 1] by structure.
     """
-    found = facts.get(FACT, {})
+    return _by_structure(facts, FACT, lambda least: 0 <= least <= 1, "[0, 1]")
+
+
+def thresholds(facts: Mapping[str, object]) -> dict[str, float]:
+    """The probability above which a voxel of a refined mask belongs to its structure, where it is not one half.
+
+    By structure, and under OTHERS that of those without one of their own.
+
+    Raises:
+        ValueError: weights hold something else there than numbers within (0, 1) by structure.
+    """
+    return _by_structure(facts, THRESHOLDS_FACT, lambda threshold: 0 < threshold < 1, "(0, 1)")
+
+
+def _by_structure(
+    facts: Mapping[str, object], fact: str, holds: Callable[[float], bool], within: str
+) -> dict[str, float]:
+    found = facts.get(fact, {})
     if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(least, int | float) and 0 <= least <= 1
-        for name, least in found.items()
+        isinstance(name, str) and isinstance(value, int | float) and holds(value)
+        for name, value in found.items()
     ):
-        raise ValueError(f"expected {FACT} to hold numbers in [0, 1] by structure")
-    return {name: float(least) for name, least in found.items()}
+        raise ValueError(f"expected {fact} to hold numbers in {within} by structure")
+    return {name: float(value) for name, value in found.items()}
+
+
+def settled(probability: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """A probability whose threshold was another, with one half for its threshold; the order of voxels stays.
+
+    Its odds are divided by those of the threshold.
+    """
+    if threshold == 0.5:
+        return probability
+    inside = probability * np.float32(1 - threshold)
+    return inside / (inside + (1 - probability) * np.float32(threshold))
 
 
 def accepted(
-    coarse: CoarseStructure, canvas: Canvas, cubes: int, settings: Settings, least_agreement: float
+    coarse: CoarseStructure, canvas: Canvas, cubes: int, settings: Settings, belief: Belief
 ) -> Found:
     """The refined mask where it is near enough to the coarse one, else that.
 
@@ -72,13 +117,15 @@ def accepted(
         canvas: the merged cubes, over the coarse probability.
         cubes: how many they are.
         settings: which ratios of volumes are near enough.
-        least_agreement: Dice of refined and coarse mask that is near enough.
+        belief: which agreement is near enough, and how sure the network must be of a voxel. Masks are compared at one
+            half, as they were when both were fitted.
     """
     assert canvas.coarse is not None
     refined, before = canvas.probability(), _not_thinned(canvas.coarse, coarse, canvas.box)
     agreement, volume_ratio = _compared(refined > 0.5, before > 0.5)
     low, high = settings.volume_ratio
-    if agreement >= least_agreement and low <= volume_ratio <= high:
+    if agreement >= belief.least_agreement and low <= volume_ratio <= high:
+        refined = settled(refined, belief.threshold)
         return Found(canvas.box, refined, cubes, Status.OK, None, agreement, coarse.confidence)
     return Found(
         canvas.box, before, cubes, Status.COARSE, "REFINEMENT_REJECTED", agreement, coarse.confidence

@@ -31,7 +31,7 @@ from ctsam3d.network.weights_file import LOCALIZER_FILE, WEIGHTS_FOLDER
 from ctsam3d.outcome import Status
 from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.prompting.prompt import Prompt, Prompter
-from ctsam3d.segmentation.accept import Found, accepted, least_agreements
+from ctsam3d.segmentation.accept import OTHERS, Belief, Found, accepted, least_agreements, thresholds
 from ctsam3d.segmentation.batch_size import CudaMemory
 from ctsam3d.segmentation.confidence import Coefficients, Evidence, estimate, sharpness
 from ctsam3d.segmentation.cover import Coverer
@@ -79,7 +79,7 @@ class Segmenter:
         self.cross_patch = bool(facts.get("cross_patch", "converted_from_sha256" in facts))
         aligned = facts.get("cross_patch") == "aligned"
         self.coefficients = Coefficients.of_facts(facts)
-        self.least_agreements = least_agreements(facts)
+        self.least_agreements, self.thresholds = least_agreements(facts), thresholds(facts)
         self._decoder = CubeDecoder(self.model, device, settings.batch, decode, aligned=aligned)
         if device.type == "cuda":
             self._decoder.fit(CudaMemory(device))
@@ -175,14 +175,22 @@ class Segmenter:
         self, grid: Volume, prompts: Mapping[str, Prompt], owners: SureOwners | None
     ) -> Iterator[tuple[str, Found]]:
         """What each prompt comes to, one structure at a time or nearly so."""
-        coarse = {name: prompt.coarse for name, prompt in prompts.items() if prompt.coarse is not None}
-        for name, canvas, cubes in self._coverer.cover(grid.hu, coarse):
-            found = accepted(coarse[name], canvas, cubes, self.settings, self._least_agreement(name))
+        for name, found in self.refined(grid, prompts):
             clicks = on_grid(prompts[name].clicks, grid)
             yield name, self._clicked(name, grid, clicks, found, owners) if clicks else found
         for name, prompt in prompts.items():
             if prompt.coarse is None:
                 yield name, self._clicked(name, grid, on_grid(prompt.clicks, grid), None, owners)
+
+    def refined(self, grid: Volume, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Found]]:
+        """What becomes of coarse masks on the model grid, nobody clicking; prompts without one are left out.
+
+        Raises:
+            ModelOutputInvalid: the network's output was not finite.
+        """
+        coarse = {name: prompt.coarse for name, prompt in prompts.items() if prompt.coarse is not None}
+        for name, canvas, cubes in self._coverer.cover(grid.hu, coarse):
+            yield name, accepted(coarse[name], canvas, cubes, self.settings, self._belief(name))
 
     def clicked(
         self, name: str, grid: Volume, prompt: Prompt | None = None, owners: SureOwners | None = None
@@ -197,12 +205,14 @@ class Segmenter:
         """
         begun = None
         if prompt is not None and prompt.coarse is not None:
-            ((_, canvas, cubes),) = self._coverer.cover(grid.hu, {name: prompt.coarse})
-            begun = accepted(prompt.coarse, canvas, cubes, self.settings, self._least_agreement(name))
+            ((_, begun),) = self.refined(grid, {name: prompt})
         return self._clickable(name, grid, begun, owners)
 
-    def _least_agreement(self, name: str) -> float:
-        return self.least_agreements.get(name, self.settings.least_dice)
+    def _belief(self, name: str) -> Belief:
+        return Belief(
+            self.least_agreements.get(name, self.settings.least_dice),
+            self.thresholds.get(name, self.thresholds.get(OTHERS, 0.5)),
+        )
 
     def _clickable(
         self, name: str, grid: Volume, begun: Found | None, owners: SureOwners | None

@@ -33,4 +33,4 @@ class Settings:
     correct: bool = False
     growth: Growth = Growth()
     precision: Precision | None = None
-    rules: int = 13
+    rules: int = 14

@@ -10,6 +10,7 @@ plot        run folder -> PNG of losses, validation and speed
 export      run folder, or a weights file to add a cross-patch part to -> safetensors with facts of the training
 calibrate   scores of `ctsam3d evaluate` on cases left out -> how confidence is worked out and which refined masks are
             believed, into a file of weights fresh from export
+thresholds  case folders -> how sure the network must be of a voxel, by structure, into a file of weights
 """
 
 from __future__ import annotations
@@ -303,6 +304,34 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(f"mean gain of refining: {believed:.4f} with all believed, {by_others:.4f} by what other cases say")
 
 
+def _thresholds(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from ctsam3d.evaluation.cases import CaseError
+    from ctsam3d.network import checkpoint
+    from ctsam3d.segmentation import accept
+    from ctsam3d.segmentation.segmenter import Segmenter
+    from ctsam3d.training.thresholds import curves, fit_thresholds, gain_left_out
+
+    segmenter = Segmenter.load(options.weights, options.device)
+    segmenter.thresholds = {}  # they are what is looked for
+    found = []
+    for folder in options.cases:
+        try:
+            found += curves(folder, segmenter)
+        except CaseError as fault:
+            raise SystemExit(str(fault)) from None
+        print(f"{folder.name}: {len(found)} masks by now", flush=True)
+    tensors, info = checkpoint.read_tensors(options.weights)
+    fitted = fit_thresholds(found)
+    training = {**info.facts.training, accept.THRESHOLDS_FACT: fitted}
+    checkpoint.save_tensors(options.weights, tensors, dataclasses.replace(info.facts, training=training))
+    print(f"{options.weights}: {accept.THRESHOLDS_FACT} {fitted}")
+    if found:
+        of_all, of_others = gain_left_out(found)
+        print(f"mean gain: {of_all:.4f}, {of_others:.4f} by what other cases say")
+
+
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m ctsam3d.training", description=__doc__)
@@ -376,6 +405,12 @@ def main() -> None:
         help="scores of cases that were trained on: what harms even those is not to be believed, but no confidence is",
     )  # fmt: skip
     calibrate.set_defaults(run_command=_calibrate)
+
+    thresholds = commands.add_parser("thresholds")
+    thresholds.add_argument("weights", type=Path, help="of a cube network; written anew")
+    thresholds.add_argument("cases", type=Path, nargs="+", help="labelled case folders, drawn by people")
+    thresholds.add_argument("--device", default="auto")
+    thresholds.set_defaults(run_command=_thresholds)
 
     plot = commands.add_parser("plot")
     plot.add_argument("run", type=Path)

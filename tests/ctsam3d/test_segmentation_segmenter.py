@@ -144,6 +144,20 @@ def test_weights_say_of_which_structures_refinement_is_not_believed(
     assert found["spleen"].status is answer.findings["spleen"].status is Status.OK
 
 
+def test_weights_say_how_sure_the_network_must_be_of_a_voxel(segmenter: Segmenter, abdomen: Volume) -> None:
+    def spleen(**thresholds: float) -> NDArray[np.bool_]:
+        facts = {"coarse_prompt": True, "thresholds": thresholds}
+        network = (segmenter.model, segmenter.localizer, segmenter.device, "")
+        found = Segmenter(*network, facts, segmenter.settings).segment(abdomen, ("spleen",))
+        assert found.findings["spleen"].status is Status.OK
+        return found.labels > 0
+
+    one_half, sure = spleen(liver=0.99), spleen(spleen=0.99, default=0.5)
+    assert 0.7 < sure.sum() / one_half.sum() < 0.99
+    assert not (sure & ~one_half).any()
+    assert np.array_equal(spleen(default=0.99), sure)
+
+
 def test_numbers_that_are_none_are_never_thresholded(segmenter: Segmenter, abdomen: Volume) -> None:
     with pytest.raises(ModelOutputInvalid):
         with_constant(segmenter, float("nan")).segment(abdomen, ("liver",))
