@@ -24,6 +24,7 @@ from ctsam3d.segmentation.intensity import AERATED, within_intensity
 from ctsam3d.segmentation.segmenter import Segmenter
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+_SIDES = ("_left", "_right")
 _WORTH = 2  # cases that a structure's own must outweigh: what it gains is taken to be what others gain
 _AS_GOOD = 0.002  # Dice: of thresholds that differ by less, the one nearest to one half
 
@@ -69,23 +70,26 @@ def curves(folder: Path, segmenter: Segmenter) -> Iterator[Curve]:
 
 
 def fit_thresholds(found: Sequence[Curve]) -> dict[str, float]:
-    """The threshold of each structure, and that of all others under OTHERS.
+    """The threshold of each structure, and that of all others under OTHERS; nothing where there is nothing to fit.
 
-    A structure of few cases is taken to gain what all structures gain on the mean, but for lungs, which end where their
-    air does.
+    Both of a pair have one, fitted on both. A structure of few cases is taken to gain what all structures gain on the
+    mean. Lungs stay at one half: it is their air that says where they end.
     """
-    gains = {
-        name: np.array([np.subtract(c.dice, c.dice[0]) for c in found if c.structure == name])
-        for name in sorted({c.structure for c in found})
-    }
-    means = [gain.mean(axis=0) for name, gain in gains.items() if name not in AERATED]
-    if not means:
+    names_of: dict[str, set[str]] = {}
+    for curve in found:
+        if curve.structure not in AERATED:
+            names_of.setdefault(_unsided(curve.structure), set()).add(curve.structure)
+    if not names_of:
         return {}
-    typical = np.mean(means, axis=0)
-    fitted = {OTHERS: _nearest_of_the_best(typical)}
-    for name, gain in gains.items():
-        prior = 0 if name in AERATED else _WORTH
-        fitted[name] = _nearest_of_the_best((gain.sum(axis=0) + prior * typical) / (len(gain) + prior))
+    gains = {
+        kind: np.array([np.subtract(c.dice, c.dice[0]) for c in found if c.structure in names])
+        for kind, names in sorted(names_of.items())
+    }
+    typical = np.mean([gain.mean(axis=0) for gain in gains.values()], axis=0)
+    fitted = {OTHERS: _nearest_of_the_best(typical), **dict.fromkeys(sorted(AERATED), LEVELS[0])}
+    for kind, gain in gains.items():
+        level = _nearest_of_the_best((gain.sum(axis=0) + _WORTH * typical) / (len(gain) + _WORTH))
+        fitted |= dict.fromkeys([kind] if kind in names_of[kind] else [kind + side for side in _SIDES], level)
     return fitted
 
 
@@ -103,6 +107,11 @@ def gain_left_out(found: Sequence[Curve]) -> tuple[float, float]:
 def _gain(curve: Curve, fitted: dict[str, float]) -> float:
     level = fitted.get(curve.structure, fitted.get(OTHERS, LEVELS[0]))
     return curve.dice[LEVELS.index(level)] - curve.dice[0]
+
+
+def _unsided(name: str) -> str:
+    side = next((side for side in _SIDES if name.endswith(side)), "")
+    return name.removesuffix(side)
 
 
 def _nearest_of_the_best(gain: np.ndarray) -> float:

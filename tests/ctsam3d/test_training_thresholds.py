@@ -40,21 +40,30 @@ def test_odds_are_divided_by_those_of_the_threshold() -> None:
 
 def test_a_structure_of_many_cases_has_its_own_threshold_and_one_of_few_is_drawn_to_the_others() -> None:
     many = [_curve("liver", 0.6, case=str(i)) for i in range(9)]
-    others = [_curve(name, 0.95) for name in ("spleen", "kidney_left", "kidney_right", "stomach")]
+    others = [_curve(name, 0.95) for name in ("spleen", "kidney_left", "sacrum", "stomach")]
     few = _curve("pancreas", 0.5, slope=0.01)
     found = fit_thresholds([*many, *others, few])
     assert found["liver"] == 0.6
     assert found["spleen"] == found["pancreas"] == found[OTHERS] == 0.95
 
 
-def test_a_lung_has_what_its_own_cases_say_and_says_nothing_of_others() -> None:
-    found = fit_thresholds([_curve("lung_left", 0.7, slope=0.01), _curve("liver", 0.95)])
-    assert found == {OTHERS: 0.95, "liver": 0.95, "lung_left": 0.7}
+def test_lungs_stay_at_one_half_and_say_nothing_of_others() -> None:
+    found = fit_thresholds(
+        [*[_curve("lung_left", 0.6, case=str(i)) for i in range(9)], _curve("liver", 0.95)]
+    )
+    assert found == {OTHERS: 0.95, "liver": 0.95, "lung_left": 0.5, "lung_right": 0.5}
+
+
+def test_what_a_left_one_shows_goes_for_the_right_one() -> None:
+    lefts = [_curve("hip_left", 0.6, case=str(i)) for i in range(9)]
+    found = fit_thresholds([*lefts, _curve("hip_right", 0.95), _curve("liver", 0.95)])
+    assert found["hip_left"] == found["hip_right"] == 0.6
 
 
 def test_of_thresholds_that_are_as_good_the_one_nearest_to_a_half_is_taken() -> None:
     flat = Curve("one", "liver", (0.8, 0.85, 0.8995, 0.9, 0.9005, 0.9, 0.89, 0.88))
-    assert fit_thresholds([flat]) == {OTHERS: 0.7, "liver": 0.7}
+    found = fit_thresholds([flat])
+    assert found[OTHERS] == found["liver"] == 0.7
     assert fit_thresholds([]) == {}
 
 
@@ -92,7 +101,7 @@ def test_cases_whose_truth_is_tighter_are_fitted_into_the_facts_of_weights(
     before, _ = checkpoint.load(weights_path("nano"))
     model, info = checkpoint.load(weights)
     fitted = thresholds(info.facts.training)
-    assert set(fitted) == {OTHERS, "spleen"} and fitted["spleen"] > 0.5
+    assert set(fitted) == {OTHERS, "spleen", "lung_left", "lung_right"} and fitted["spleen"] > 0.5
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
     (case / "labels.json").unlink()
     with pytest.raises(SystemExit, match=r"labels.json: missing"):
