@@ -322,14 +322,17 @@ def _thresholds(options: argparse.Namespace) -> None:
         except CaseError as fault:
             raise SystemExit(str(fault)) from None
         print(f"{folder.name}: {len(found)} masks by now", flush=True)
-    tensors, info = checkpoint.read_tensors(options.weights)
     fitted = fit_thresholds(found)
+    if not fitted:
+        raise SystemExit(
+            "expected a structure that is labelled and whose refined mask is believed, found none"
+        )
+    tensors, info = checkpoint.read_tensors(options.weights)
     training = {**info.facts.training, accept.THRESHOLDS_FACT: fitted}
     checkpoint.save_tensors(options.weights, tensors, dataclasses.replace(info.facts, training=training))
     print(f"{options.weights}: {accept.THRESHOLDS_FACT} {fitted}")
-    if found:
-        of_all, of_others = gain_left_out(found)
-        print(f"mean gain: {of_all:.4f}, {of_others:.4f} by what other cases say")
+    of_all, of_others = gain_left_out(found)
+    print(f"mean gain: {of_all:.4f}, {of_others:.4f} by what other cases say")
 
 
 def main() -> None:
@@ -408,7 +411,7 @@ def main() -> None:
 
     thresholds = commands.add_parser("thresholds")
     thresholds.add_argument("weights", type=Path, help="of a cube network; written anew")
-    thresholds.add_argument("cases", type=Path, nargs="+", help="labelled case folders, drawn by people")
+    thresholds.add_argument("cases", type=Path, nargs="+", help="folders of cases with labels of others")
     thresholds.add_argument("--device", default="auto")
     thresholds.set_defaults(run_command=_thresholds)
 

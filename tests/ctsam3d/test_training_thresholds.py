@@ -103,6 +103,10 @@ def test_cases_whose_truth_is_tighter_are_fitted_into_the_facts_of_weights(
     fitted = thresholds(info.facts.training)
     assert set(fitted) == {OTHERS, "spleen", "lung_left", "lung_right"} and fitted["spleen"] > 0.5
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
+    (case / "labels.json").write_text(json.dumps({"labels": {"1": "tumour"}, "annotated": ["tumour"]}))
+    with pytest.raises(SystemExit, match="expected a structure that is labelled"):
+        main()
+    assert thresholds(checkpoint.info(weights).facts.training) == fitted
     (case / "labels.json").unlink()
     with pytest.raises(SystemExit, match=r"labels.json: missing"):
         main()
