@@ -103,8 +103,8 @@ def settled(probability: NDArray[np.float32], threshold: float) -> NDArray[np.fl
     """
     if threshold == 0.5:
         return probability
-    inside = probability * np.float32(1 - threshold)
-    return inside / (inside + (1 - probability) * np.float32(threshold))
+    inside, outside = probability * (1 - threshold), (1 - probability) * threshold
+    return np.divide(inside, inside + outside, dtype=np.float32)
 
 
 def accepted(

@@ -311,11 +311,11 @@ def _thresholds(options: argparse.Namespace) -> None:
     from ctsam3d.network import checkpoint
     from ctsam3d.segmentation import accept
     from ctsam3d.segmentation.segmenter import Segmenter
-    from ctsam3d.training.thresholds import curves, fit_thresholds, gain_left_out
+    from ctsam3d.training.thresholds import Curve, curves, fit_thresholds, gain_left_out
 
     segmenter = Segmenter.load(options.weights, options.device)
     segmenter.thresholds = {}  # they are what is looked for
-    found = []
+    found: list[Curve] = []
     for folder in options.cases:
         try:
             found += curves(folder, segmenter)
