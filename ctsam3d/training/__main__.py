@@ -307,21 +307,23 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _thresholds(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from ctsam3d.evaluation.cases import CaseError
+    from ctsam3d.evaluation.cases import CaseError, read_names
     from ctsam3d.network import checkpoint
     from ctsam3d.segmentation import accept
     from ctsam3d.segmentation.segmenter import Segmenter
     from ctsam3d.training.thresholds import Curve, curves, fit_thresholds, gain_left_out
 
-    segmenter = Segmenter.load(options.weights, options.device)
-    segmenter.thresholds = {}  # they are what is looked for
     found: list[Curve] = []
-    for folder in options.cases:
-        try:
+    try:
+        for folder in options.cases:  # before an hour is spent on those that come first
+            read_names(folder)
+        segmenter = Segmenter.load(options.weights, options.device)
+        segmenter.thresholds = {}  # they are what is looked for
+        for folder in options.cases:
             found += curves(folder, segmenter)
-        except CaseError as fault:
-            raise SystemExit(str(fault)) from None
-        print(f"{folder.name}: {len(found)} masks by now", flush=True)
+            print(f"{folder.name}: {len(found)} masks by now", flush=True)
+    except CaseError as fault:
+        raise SystemExit(str(fault)) from None
     fitted = fit_thresholds(found)
     if not fitted:
         raise SystemExit(
