@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,11 @@ def read_recipes(path: Path = BUNDLED) -> Recipes:
         favoured=tuple(sampling["favoured"]),
         of=recipes,
     )
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of a recipe's patterns is of a case or structure; `*` stands for any letters."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _section(path: Path, document: dict[str, Any], name: str, keys: set[str]) -> dict[str, Any]:

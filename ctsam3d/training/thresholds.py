@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctsam3d.evaluation.cases import read_case, read_names
+from ctsam3d.evaluation.cases import LabelNames, read_case
 from ctsam3d.evaluation.simulate import on_model_grid
 from ctsam3d.evaluation.targets import targets_of
 from ctsam3d.imaging.resample import to_model_grid
@@ -43,13 +43,17 @@ class Curve:
     dice: tuple[float, ...]
 
 
-def curves(folder: Path, segmenter: Segmenter) -> Iterator[Curve]:
+def curves(folder: Path, names: LabelNames, segmenter: Segmenter) -> Iterator[Curve]:
     """Of each structure of a labelled case that is found there and whose refined mask is believed.
+
+    Args:
+        folder: of the case.
+        names: that the case says of its labels.
+        segmenter: whose thresholds are one half.
 
     Raises:
         CaseError: the case cannot be used.
     """
-    names = read_names(folder)
     case = read_case(folder, names)
     single = {t.classes[0]: t for t in targets_of(names, segmenter.structures) if len(t.classes) == 1}
     grid = to_model_grid(case.volume, SPACING_MM, segmenter.device)
@@ -57,8 +61,10 @@ def curves(folder: Path, segmenter: Segmenter) -> Iterator[Curve]:
     source = case.volume.geometry
     known = None if case.unknown is None else ~on_model_grid(case.unknown, source, grid.geometry)
     for name, found in segmenter.refined(grid, located):
+        if found.status is not Status.OK:
+            continue
         truth = on_model_grid(single[name].truth(case.labels), source, grid.geometry)
-        if found.status is not Status.OK or not truth.any():
+        if not truth.any():
             continue
         here, total, dice = found.box, int(truth.sum()), []
         for level in LEVELS:

@@ -16,6 +16,8 @@ from ctsam3d.prompting.localizer import Localizer
 from ctsam3d.segmentation.segmenter import Segmenter
 from ctsam3d.training import __main__ as commands
 from ctsam3d.training import cross_patch, cubes, localizer
+from ctsam3d.training.commands import data as data_commands
+from ctsam3d.training.recipe import BUNDLED
 
 _STEP = ["--steps", "1", "--batch", "1", "--workers", "0", "--precision", "float32"]
 
@@ -42,7 +44,7 @@ def test_case_folders_become_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data, cache, runs = tmp_path / "data", tmp_path / "cache", tmp_path / "runs"
     for seed, name in enumerate(("taught", "nsclc_lung1-001")):  # the second is one the recipe leaves out
         _case(data / "set" / name, seed)
-    monkeypatch.setattr(commands, "_PHANTOMS", 0)
+    monkeypatch.setattr(data_commands, "_PHANTOMS", 0)
     for module, name in (
         (localizer, "LocalizerValidation"), (cubes, "CubeValidation"), (cross_patch, "CrossPatchValidation"),
     ):  # fmt: skip
@@ -50,7 +52,7 @@ def test_case_folders_become_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     _run(monkeypatch, "prepare", data, cache, "--hu-error", "5")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        commands.BUNDLED.read_text()
+        BUNDLED.read_text()
         .replace("synthetic = 0.35", "synthetic = 0.0")
         .replace("synthetic = 0.5 ", "synthetic = 0.0 ")
     )

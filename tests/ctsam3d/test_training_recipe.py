@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from ctsam3d.anatomy.localized import LOCALIZED
-from ctsam3d.training.__main__ import _matches
-from ctsam3d.training.recipe import BUNDLED, read_recipes
+from ctsam3d.training.recipe import BUNDLED, matches, read_recipes
 
 
 def test_the_bundled_recipe_names_every_network_and_only_known_structures() -> None:
     recipes = read_recipes()
     assert set(recipes.of) == {"localizer", "cubes", "cross_patch"}
-    assert all(any(_matches(name, [pattern]) for name in LOCALIZED) for pattern in recipes.favoured)
+    assert all(any(matches(name, [pattern]) for name in LOCALIZED) for pattern in recipes.favoured)
     assert "nsclc_lung1-001" in recipes.left_out
     assert abs(sum(recipes.of["cubes"].rounds) - 1) < 1e-9
 

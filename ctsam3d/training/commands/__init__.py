@@ -1,0 +1,1 @@
+"""What `python -m ctsam3d.training` can be told to do: a module for what it is done to."""
